@@ -1,0 +1,138 @@
+"""The methods: rows of one form.
+
+    grad = E_{t, eps}[ w(t) (T - S) dx_0/dtheta ]
+
+T is the target, S the source (``terms``), w the weighting (``weighting``); a method with a critic
+trains it beside the generator (``critic``).
+
+    symbol        code             meaning
+    x_t           scores.x_t       noisy latents of a render, alpha_t x_0 + sigma_t eps
+    eps           scores.noise     the drawn noise
+    e_null, e_y   scores.null, .cond    the teacher without and with the prompt
+    e_phi         scores.critic    the critic: the teacher plus what it learnt on renders
+    s             scale            guidance scale, e^s = e_null + s (e_y - e_null)
+
+Which settings recover which method: ASD at gamma = 0 is VSD; VSD with the drawn eps for its critic
+is SDS; ASD with an optimal critic is VSD at s' = 1 + (s - 1)(1 + gamma).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.distill.critic import CRITIC_OBJECTIVES, CriticObjective
+from threestudio_asd.distill.gradient import distillation_gradient
+from threestudio_asd.distill.guidance import guidance_rescale
+from threestudio_asd.distill.registry import Registry
+from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.terms import SOURCES, TARGETS
+from threestudio_asd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Args:
+        name: Its name, as in ``METHODS.get(name)``.
+        target: Name of T, a target term.
+        source: Name of S, a source term.
+        critic_objective: Name of the critic's loss; ``None`` for a method without a critic.
+        paper: Where it comes from.
+
+    Raises:
+        NotRegisteredError: A name that nobody registered.
+        UserError: A term reads the critic but no objective trains it, or the reverse.
+    """
+
+    name: str
+    target: str
+    source: str
+    critic_objective: str | None
+    paper: str
+
+    def __post_init__(self) -> None:
+        has_critic = self.critic is not None
+        if has_critic != ("critic" in self.needs):
+            raise UserError(
+                f"Method '{self.name}': its terms read {', '.join(self.needs)}; its critic "
+                f"objective is {self.critic_objective}. A critic must be both read by a term and "
+                "trained by an objective, or neither."
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of ``Scores`` that the generator's update reads: evaluate no others."""
+        needs = {*TARGETS.get(self.target).needs, *SOURCES.get(self.source).needs}
+        return tuple(sorted(needs))
+
+    @property
+    def critic(self) -> CriticObjective | None:
+        """The objective that trains the critic."""
+        if self.critic_objective is None:
+            return None
+        return CRITIC_OBJECTIVES.get(self.critic_objective)
+
+    def gradient(
+        self,
+        scores: Scores,
+        scale: float,
+        weight: Float[Tensor, "B 1 1 1"],
+        rescale: float = 0.0,
+    ) -> Float[Tensor, "B C H W"]:
+        """w(t) (T - S), detached.
+
+        Args:
+            scale: The guidance scale s.
+            weight: w(t), from ``weighting.weight``.
+            rescale: Lin et al.'s phi in [0, 1], applied to the target; 0 is off.
+        """
+        target = TARGETS.get(self.target).compute(scores, scale)
+        target = guidance_rescale(target, scores.cond, rescale)
+        source = SOURCES.get(self.source).compute(scores)
+        return distillation_gradient(target, source, weight)
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def register_method(method: Method) -> Method:
+    """Add a row; raises ``AlreadyRegisteredError`` if its name is taken."""
+    METHODS.add(method.name, method)
+    return method
+
+
+# SDS: w(t) (e^s - eps). Each render alone; mode-seeking, so s is large (100).
+SDS = register_method(
+    Method(
+        name="sds",
+        target="guided",
+        source="noise",
+        critic_objective=None,
+        paper="DreamFusion, Poole et al. 2022, arXiv:2209.14988, eq. 3",
+    )
+)
+
+# VSD: w(t) (e^s - e_phi),  min_phi E |e_phi - eps|^2. All renders' distribution; s is about 7.5.
+VSD = register_method(
+    Method(
+        name="vsd",
+        target="guided",
+        source="critic",
+        critic_objective="denoise",
+        paper="ProlificDreamer, Wang et al. 2023, arXiv:2305.16213",
+    )
+)
+
+# ASD: w(t) (e^s - e_phi),  min_phi E[ |e_phi - eps|^2 + gamma |e_phi - e_y|^2 ],  -1 < gamma < 0.
+# The critic is a WGAN discriminator's fake prompt: it also moves away from the teacher.
+ASD = register_method(
+    Method(
+        name="asd",
+        target="guided",
+        source="critic",
+        critic_objective="asd",
+        paper="Adversarial Score Distillation, Wei et al. 2023, arXiv:2312.00739, eqs. 7 and 10",
+    )
+)
