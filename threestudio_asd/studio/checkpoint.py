@@ -1,0 +1,156 @@
+"""Checkpoints: written whole or not at all, read without running code that they may hold."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from threestudio_asd.errors import UserError
+
+_KEYS = ("state_dict", "epoch", "global_step")
+
+
+def save_atomically(payload: Any, path: str | os.PathLike) -> None:
+    """``torch.save`` to a temporary file of the same folder, then rename it to ``path``.
+
+    Whatever interrupts the write, ``path`` is either the old file or the complete new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            torch.save(payload, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a Lightning checkpoint onto the CPU, restricted to tensors and plain values.
+
+    Raises:
+        UserError: the file is missing, incomplete, holds code, or is no such checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} does not exist (or is not a file).")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(_unpickling_message(path, str(error))) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(_corrupt(path)) from error
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in _KEYS):
+        raise UserError(
+            f"{path} is not a training checkpoint: it lacks {', '.join(_KEYS)}."
+            " Use a file from a trial's ckpts/ folder."
+        )
+    return checkpoint
+
+
+def load_module_weights(
+    path: str | os.PathLike,
+    module_name: str | None = None,
+    ignore_modules: list[str] | None = None,
+) -> tuple[dict[str, torch.Tensor], int, int]:
+    """Part of a checkpoint's weights.
+
+    Args:
+        module_name: return this module's weights only, under names relative to it.
+        ignore_modules: return everything but these modules' weights.
+
+    Returns:
+        state dict (on the CPU), epoch, global step
+
+    Raises:
+        UserError: both selections are given, or the checkpoint has no such module or is unusable.
+    """
+    if module_name is not None and ignore_modules is not None:
+        raise UserError("module_name and ignore_modules exclude each other: give one of them.")
+    checkpoint = load_checkpoint(path)
+    state = checkpoint["state_dict"]
+    if module_name is not None:
+        prefix = f"{module_name}."
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if not state:
+            modules = ", ".join(sorted({key.split(".")[0] for key in checkpoint["state_dict"]}))
+            raise UserError(f'{path} has no module "{module_name}"; it has {modules}.')
+    elif ignore_modules is not None:
+        prefixes = tuple(f"{name}." for name in ignore_modules)
+        state = {k: v for k, v in state.items() if not k.startswith(prefixes)}
+    return state, int(checkpoint["epoch"]), int(checkpoint["global_step"])
+
+
+def require_compatible(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str
+) -> list[str]:
+    """Check that the weights ``state`` fit a system whose own are ``own``.
+
+    Returns:
+        Names in ``state`` that belong to top-level modules the system does not have (a guidance
+        that only training builds, say).
+
+    Raises:
+        UserError: the checkpoint was made with another config.
+    """
+    modules = {name.split(".")[0] for name in own}
+    absent = [name for name in state if name.split(".")[0] not in modules]
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [
+        f"{name} has shape {tuple(tensor.shape)}, the config makes {tuple(own[name].shape)}"
+        for name, tensor in state.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    problems += [f"{name} has no place" for name in state if name not in own and name not in absent]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"the checkpoint {path} belongs to another config: {problems[0]}{more}."
+            " Use the trial's own configs/parsed.yaml."
+        )
+    return absent
+
+
+def find_last_path(path: str | None) -> str | None:
+    """Replace ``LAST`` in ``outputs/name/tag@LAST/...`` by the trial with the latest timestamp.
+
+    Raises:
+        UserError: there is no such trial, or it lacks the file.
+    """
+    if path is None or "LAST" not in path:
+        return path
+    before, _, after = path.replace(" ", "_").partition("LAST")
+    folder, prefix = os.path.split(before)
+    trials = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    trials = sorted(name for name in trials if name.startswith(prefix))
+    if not trials:
+        raise UserError(f"{path}: no folder {before}* exists; run the earlier stage first.")
+    found = os.path.join(folder, trials[-1]) + after
+    if not os.path.exists(found):
+        raise UserError(f"{path}: {found} does not exist; did the earlier stage finish?")
+    return found
+
+
+def _corrupt(path: Path) -> str:
+    return (
+        f"the checkpoint {path} cannot be read: it is damaged or incomplete."
+        " Use another file of the trial's ckpts/ folder."
+    )
+
+
+def _unpickling_message(path: Path, reason: str) -> str:
+    if "Unsupported" not in reason and "GLOBAL" not in reason:
+        return _corrupt(path)
+    return (
+        f"the checkpoint {path} holds objects other than tensors and plain values; loading it"
+        " could run code from the file, so it is refused. Save its state_dict, epoch and"
+        " global_step as plain values in an environment that trusts it."
+    )

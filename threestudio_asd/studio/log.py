@@ -1,0 +1,22 @@
+"""Messages to the person at the terminal: threestudio's ``info``, ``debug`` and ``warn``."""
+
+import logging
+
+logger = logging.getLogger("threestudio_asd")
+
+debug = logger.debug
+info = logger.info
+warn = logger.warning
+
+
+def setup_logging(verbose: bool = False) -> None:
+    """Print messages through rich; ``verbose`` shows debug messages and Lightning's own."""
+    from rich.logging import RichHandler
+
+    if not logger.handlers:
+        handler = RichHandler(show_time=False, show_path=False, rich_tracebacks=False)
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.ERROR)
