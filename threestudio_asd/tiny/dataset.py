@@ -1,0 +1,96 @@
+"""Rendered training sets of tiny-shapes, built once and cached on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from .captions import VIEWS, view_label
+from .render import EVAL_SIZE, distance_for, render
+from .scenes import COLORS, OBJECTS
+
+OBJECT_NAMES = tuple(OBJECTS)
+COLOR_NAMES = tuple(COLORS)
+
+
+@dataclass
+class Renders:
+    """``images`` (N, 3, 64, 64) uint8; the labels are (N,) indices into the name tuples."""
+
+    images: Tensor
+    objects: Tensor
+    colors: Tensor
+    views: Tensor
+    normal_maps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, path: Path) -> None:
+        torch.save(vars(self), path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Renders":
+        return cls(**torch.load(path, weights_only=True))
+
+
+def random_cameras(count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Cameras and backgrounds of training: elevation mostly -10..60, some up to 80 degrees."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    elevation = torch.where(uniform(0, 1) < 0.85, uniform(-10, 60), uniform(60, 80))
+    fovy = uniform(38, 55)
+    grey = uniform(0.15, 0.92)[:, None]
+    tint = 0.04 * torch.randn(count, 3, generator=generator)
+    return {
+        "azimuth": uniform(-180, 180),
+        "elevation": elevation,
+        "distance": distance_for(fovy, uniform(0.9, 1.22)),
+        "fovy": fovy,
+        "background": (grey + tint).clamp(0, 1),
+        "light_offset": 0.3 * torch.randn(count, 3, generator=generator),
+    }
+
+
+def build(
+    count: int, seed: int, pairs: list[tuple[str, str]], normal_fraction: float, chunk: int = 64
+) -> Renders:
+    """Render ``count`` images of ``pairs`` in equal shares, shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.arange(count) % len(pairs)
+    normal_maps = torch.rand(count, generator=generator) < normal_fraction
+    cameras = random_cameras(count, generator)
+    images = torch.empty(count, 3, EVAL_SIZE, EVAL_SIZE, dtype=torch.uint8)
+    groups = [(p, n) for p in range(len(pairs)) for n in (False, True)]
+    for pair, is_normal in track(groups, description="rendering"):
+        members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
+        for ids in members.split(chunk) if len(members) else ():
+            view = {key: value[ids] for key, value in cameras.items()}
+            rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
+            images[ids] = (rgb * 255).round().to(torch.uint8)
+    labels = [
+        VIEWS.index(view_label(float(a), float(e)))
+        for a, e in zip(cameras["azimuth"], cameras["elevation"], strict=True)
+    ]
+    order = torch.randperm(count, generator=generator)
+    return Renders(
+        images[order],
+        torch.tensor([OBJECT_NAMES.index(pairs[i][0]) for i in which])[order],
+        torch.tensor([COLOR_NAMES.index(pairs[i][1]) for i in which])[order],
+        torch.tensor(labels)[order],
+        normal_maps[order],
+    )
+
+
+def cached(path: Path, *args, **kwargs) -> Renders:
+    """:func:`build`, read back from ``path`` if it was built before."""
+    if path.exists():
+        return Renders.load(path)
+    renders = build(*args, **kwargs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    renders.save(path)
+    return renders

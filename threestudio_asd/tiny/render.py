@@ -1,0 +1,135 @@
+"""Ground-truth renderer of tiny-shapes: sphere tracing, soft shading, antialiased by supersampling.
+
+Cameras follow threestudio: z up, azimuth 0 on +x, angles in degrees, fovy vertical.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .scenes import color, normal, sdf
+
+FIXED_AZIMUTHS = tuple(range(0, 360, 45))
+FIXED_ELEVATION = 15.0
+EVAL_DISTANCE = 2.5
+EVAL_FOVY = 45.0
+EVAL_SIZE = 64
+EVAL_GREY = 0.5
+
+Batch = Float[Tensor, "B"]
+
+
+def camera_rays(
+    azimuth: Batch, elevation: Batch, distance: Batch, fovy: Batch, size: int
+) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B size size 3"]]:
+    """Origins and unit directions of pixel-centre rays looking at the origin; degrees."""
+    az, el, fov = (torch.deg2rad(x) for x in (azimuth, elevation, fovy))
+    position = distance[:, None] * torch.stack(
+        (el.cos() * az.cos(), el.cos() * az.sin(), el.sin()), dim=-1
+    )
+    forward = -torch.nn.functional.normalize(position, dim=-1)
+    world_up = torch.tensor([0.0, 0.0, 1.0]).expand_as(forward)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, world_up), dim=-1)
+    up = torch.linalg.cross(right, forward)
+    half = torch.tan(fov / 2)[:, None, None, None]
+    grid = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(-grid, grid, indexing="ij")
+    directions = (
+        forward[:, None, None]
+        + half * x[None, ..., None] * right[:, None, None]
+        + half * y[None, ..., None] * up[:, None, None]
+    )
+    return position, torch.nn.functional.normalize(directions, dim=-1)
+
+
+def sphere_trace(
+    name: str, origin: Float[Tensor, "N 3"], direction: Float[Tensor, "N 3"], steps: int = 40
+) -> tuple[Bool[Tensor, "N"], Float[Tensor, "N 3"]]:
+    """Mask of rays that hit object ``name`` and their surface points (undefined where missed)."""
+    # Enter at the unit ball that holds every scene; rays that miss it are never traced.
+    b = (origin * direction).sum(-1)
+    disc = b**2 - (origin.square().sum(-1) - 1.0)
+    live = torch.nonzero(disc > 0).squeeze(-1)
+    points = origin.clone()
+    mask = torch.zeros(len(origin), dtype=torch.bool)
+    t = -b[live] - disc[live].sqrt()
+    far = -b[live] + disc[live].sqrt()
+    for _ in range(steps):
+        p = origin[live] + t[:, None] * direction[live]
+        d = sdf(name, p)
+        hit = d < 2e-3
+        points[live[hit]] = p[hit]
+        mask[live[hit]] = True
+        keep = ~hit & (t + d < far)
+        live, t, far = live[keep], (t + d)[keep], far[keep]
+        if len(live) == 0:
+            break
+    return mask, points
+
+
+def render(
+    name: str,
+    color_name: str,
+    azimuth: Batch,
+    elevation: Batch,
+    distance: Batch,
+    fovy: Batch,
+    background: Float[Tensor, "B 3"],
+    light_offset: Float[Tensor, "B 3"] | None = None,
+    normal_map: bool = False,
+    size: int = EVAL_SIZE,
+    supersample: int = 2,
+) -> tuple[Float[Tensor, "B 3 size size"], Float[Tensor, "B 1 size size"]]:
+    """RGB in [0, 1] and coverage in [0, 1] of one object from ``B`` cameras.
+
+    ``normal_map`` gives world-space normals as ``(n + 1) / 2`` on black, threestudio's rasteriser
+    convention. ``light_offset`` moves the head light away from the camera (scene units).
+    """
+    position, directions = camera_rays(azimuth, elevation, distance, fovy, size * supersample)
+    count = len(position)
+    flat_d = directions.reshape(-1, 3)
+    flat_o = position[:, None].expand(count, flat_d.shape[0] // count, 3).reshape(-1, 3)
+    mask, points = sphere_trace(name, flat_o, flat_d)
+    surface = points[mask]
+    n = normal(name, surface)
+    if normal_map:
+        shaded, background = (n + 1) / 2, torch.zeros_like(background)
+    else:
+        light = position if light_offset is None else position + light_offset
+        to_light = torch.repeat_interleave(light, flat_d.shape[0] // count, dim=0)[mask] - surface
+        lambert = (n * torch.nn.functional.normalize(to_light, dim=-1)).sum(-1).clamp(min=0)
+        sky = 0.5 + 0.5 * n[:, 2]
+        shade = 0.40 + 0.28 * sky + 0.32 * lambert
+        shaded = color(name, color_name, surface) * shade[:, None]
+    image = background[:, None].expand(count, flat_d.shape[0] // count, 3).reshape(-1, 3).clone()
+    image[mask] = shaded
+    hi = size * supersample
+    image = image.reshape(count, hi, hi, 3).permute(0, 3, 1, 2)
+    coverage = mask.reshape(count, 1, hi, hi).float()
+    pool = torch.nn.functional.avg_pool2d
+    return pool(image, supersample).clamp(0, 1), pool(coverage, supersample)
+
+
+def fixed_views(
+    name: str, color_name: str, size: int = EVAL_SIZE
+) -> tuple[Float[Tensor, "8 3 size size"], Float[Tensor, "8 1 size size"]]:
+    """The eight views every result is judged from: azimuth 0..315, elevation 15, grey 0.5."""
+    count = len(FIXED_AZIMUTHS)
+    full = lambda value: torch.full((count,), float(value))  # noqa: E731
+    return render(
+        name,
+        color_name,
+        torch.tensor(FIXED_AZIMUTHS, dtype=torch.float32),
+        full(FIXED_ELEVATION),
+        full(EVAL_DISTANCE),
+        full(EVAL_FOVY),
+        torch.full((count, 3), EVAL_GREY),
+        size=size,
+    )
+
+
+def distance_for(fovy: Batch, extent: Batch) -> Batch:
+    """Camera distance at which a sphere of radius ``1 / extent`` spans the image's height."""
+    return extent / torch.tan(fovy * (math.pi / 360))

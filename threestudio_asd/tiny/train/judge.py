@@ -1,0 +1,78 @@
+"""Train and freeze the judge on renders of its own (every pair, other seeds than the teacher's)."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..dataset import Renders, cached
+from ..judge import COLOR_NAMES, OBJECT_NAMES, Judge
+from ..render import fixed_views
+from ..scenes import COLORS, OBJECTS
+from .loop import run
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise, blur, shifts and brightness: results of distillation are never as clean as renders."""
+    count = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+
+    coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    images = torch.lerp(images, coarse, (uniform(-0.5, 1.0)).clamp(min=0))
+    images = (images - 0.5) * uniform(0.8, 1.25) + 0.5 + uniform(-0.08, 0.08)
+    sigma = uniform(-0.05, 0.12).clamp(min=0)
+    images = images + sigma * torch.randn(images.shape, generator=generator)
+    shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
+    return images.roll(shift, dims=(-2, -1)).clamp(0, 1)
+
+
+def accuracy_report(judge: Judge) -> dict:
+    """Confusion matrices over every pair's eight fixed views (768 images, none in training)."""
+    objects = torch.zeros(len(OBJECT_NAMES), len(OBJECT_NAMES), dtype=torch.long)
+    colors = torch.zeros(len(COLOR_NAMES), len(COLOR_NAMES), dtype=torch.long)
+    right = total = 0
+    for o, name in enumerate(OBJECT_NAMES):
+        for c, shade in enumerate(COLOR_NAMES):
+            named = judge.name(fixed_views(name, shade)[0])
+            for found_o, found_c in named:
+                objects[o, OBJECT_NAMES.index(found_o)] += 1
+                colors[c, COLOR_NAMES.index(found_c)] += 1
+                right += (found_o, found_c) == (name, shade)
+                total += 1
+    return {
+        "images": total,
+        "accuracy": right / total,
+        "objects": {"names": OBJECT_NAMES, "confusion": objects.tolist()},
+        "colors": {"names": COLOR_NAMES, "confusion": colors.tolist()},
+    }
+
+
+def main(work: Path, out: Path, steps: int = 1600, count: int = 9216, seed: int = 77) -> None:
+    pairs = [(o, c) for o in OBJECTS for c in COLORS]
+    data: Renders = cached(work / "judge-renders.pt", count, seed, pairs, normal_fraction=0.0)
+    torch.manual_seed(seed)
+    judge = Judge()
+
+    def loss_at(step: int, generator: torch.Generator) -> Tensor:
+        ids = torch.randint(len(data), (96,), generator=generator)
+        images = augment(data.images[ids].float() / 255, generator)
+        objects, colors = judge(images)
+        return F.cross_entropy(objects, data.objects[ids], label_smoothing=0.02) + F.cross_entropy(
+            colors, data.colors[ids], label_smoothing=0.02
+        )
+
+    state = run("judge", work, judge, loss_at, steps, lr=2e-3, seed=seed, ema=0.99)
+    judge.load_state_dict(state)
+    judge.eval()
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, out / "judge.safetensors")
+    digest = hashlib.sha256((out / "judge.safetensors").read_bytes()).hexdigest()
+    report = {"sha256": digest, "seed": seed, "steps": steps, **accuracy_report(judge)}
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(f"judge: {report['accuracy']:.4f} on {report['images']} fixed views, sha256 {digest}")
