@@ -2,8 +2,9 @@
 
     python tests/references/check.py NUMBERS.safetensors WEIGHTS.safetensors
 
-NUMBERS holds the inputs and results of each case, WEIGHTS two tiny random UNets, a LoRA and a camera
-embedding. Prints the largest relative error of each result; exits with 1 if one is above 1e-4.
+NUMBERS holds the inputs and results of each case, WEIGHTS two tiny random UNets, a LoRA and a
+camera embedding. Prints the largest relative error of each result; exits with 1 if one is above
+1e-4.
 """
 
 import json

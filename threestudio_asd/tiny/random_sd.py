@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from threestudio_asd.errors import UserError
+
 #: Words that the generated vocabulary holds as single tokens; others are spelled letter by letter.
 WORDS = (
     "a an the of in on with and photo red green blue yellow white black cube sphere cylinder cone "
@@ -34,12 +36,15 @@ def write_random_sd(
 
     ``sample_size`` is the latents' side (the image's is eight times that), ``widths`` the UNet's
     channels per level (multiples of 8), ``text_width`` the embedding's (a multiple of 4).
+
+    Raises UserError on an unknown ``prediction_type``.
     """
     import diffusers
 
     folder = Path(folder)
     if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type is one of {PREDICTION_TYPES}, not {prediction_type!r}")
+        known = ", ".join(PREDICTION_TYPES)
+        raise UserError(f"Unknown prediction type '{prediction_type}'; choose one of: {known}.")
     vocabulary = _write_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
