@@ -1,0 +1,91 @@
+"""Timesteps, weightings, and the way from two predictions into autograd."""
+
+import pytest
+import torch
+
+from threestudio_asd.distill.gradient import (
+    clip_gradient,
+    distillation_gradient,
+    drop_nonfinite,
+    reparametrised_loss,
+)
+from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.timesteps import TimestepRange
+from threestudio_asd.distill.weighting import WEIGHTINGS, weight
+from threestudio_asd.errors import NotRegisteredError, UserError
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+
+
+def test_loss_has_the_gradient_divided_by_the_batch_size():
+    latents = torch.randn(5, 4, 3, 2, requires_grad=True)
+    grad = torch.randn(5, 4, 3, 2)
+    loss = reparametrised_loss(latents, grad)
+    loss.backward()
+    torch.testing.assert_close(latents.grad, grad / 5)
+    torch.testing.assert_close(loss.detach(), 0.5 * grad.square().sum() / 5)
+
+
+def test_gradient_is_weighted_difference_without_history():
+    target, source = torch.randn(2, 2, 1, 1, 1, requires_grad=True)
+    w = torch.tensor([2.0, 3.0]).view(2, 1, 1, 1)
+    grad = distillation_gradient(target, source, w)
+    assert not grad.requires_grad
+    assert torch.equal(grad, (w * (target - source)).detach())
+
+
+def test_nonfinite_items_are_dropped_whole_and_reported():
+    grad = torch.ones(4, 2, 2, 2)
+    grad[1, 0, 0, 0] = float("nan")
+    grad[3, 1, 1, 1] = float("inf")
+    clean, dropped = drop_nonfinite(grad)
+    assert dropped.tolist() == [False, True, False, True]
+    assert clean.flatten(1).sum(1).tolist() == [8.0, 0.0, 8.0, 0.0]
+
+
+def test_clip_is_entrywise():
+    grad = torch.tensor([-3.0, -0.5, 0.5, 3.0]).view(1, 1, 1, 4)
+    assert clip_gradient(grad, None) is grad
+    assert clip_gradient(grad, 1.0).flatten().tolist() == [-1.0, -0.5, 0.5, 1.0]
+    with pytest.raises(UserError, match="grad_clip"):
+        clip_gradient(grad, 0.0)
+
+
+def test_both_edges_of_a_timestep_range_are_drawn():
+    edges = TimestepRange(3, 5)
+    drawn = edges.sample(200, generator=torch.Generator().manual_seed(0))
+    assert sorted(set(drawn.tolist())) == [3, 4, 5]
+    assert TimestepRange(7, 7).sample(2).tolist() == [7, 7]
+
+
+def test_timestep_fractions():
+    assert TimestepRange.from_percent(1000, 0.02, 0.98) == TimestepRange(20, 980)
+    assert TimestepRange.from_percent(1000, 0.0, 1.0) == TimestepRange(0, 999)
+    with pytest.raises(UserError, match="max_step_percent"):
+        TimestepRange.from_percent(1000, 0.5, 0.02)
+    with pytest.raises(UserError, match="fractions"):
+        TimestepRange.from_percent(1000, 20.0, 980.0)
+    with pytest.raises(UserError, match="at least 0"):
+        TimestepRange(-1, 5)
+
+
+def test_weightings():
+    t = torch.tensor([20, 500, 980])
+    like = torch.zeros(1)
+    abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+    expected = {
+        "sds": sigma**2,
+        "uniform": torch.ones_like(abar),
+        "fantasia3d": alpha * sigma**2,
+        "asd": sigma / alpha,
+    }
+    assert set(expected) <= set(WEIGHTINGS)
+    for name, w in expected.items():
+        torch.testing.assert_close(weight(name, SCHEDULE, t, like), w)
+    assert weight("asd", SCHEDULE, t, like.half()).dtype == torch.float16
+
+
+def test_unknown_weighting_lists_the_known_ones():
+    with pytest.raises(NotRegisteredError, match="'sd'; choose one of: asd, fantasia3d, sds, unif"):
+        weight("sd", SCHEDULE, torch.tensor([1]), torch.zeros(1))

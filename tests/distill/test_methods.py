@@ -1,0 +1,249 @@
+"""The rows of the method table against expectations that are known exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from threestudio_asd.distill.critic import optimal_critic, rescaled_scale
+from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
+from threestudio_asd.distill.gradient import reparametrised_loss
+from threestudio_asd.distill.methods import ASD, METHODS, SDS, VSD, Method
+from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
+from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.weighting import weight
+from threestudio_asd.errors import NotRegisteredError, UserError
+from threestudio_asd.teachers.analytic import (
+    GaussianMixtureTeacher,
+    GaussianTeacher,
+    gaussian_epsilon,
+)
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+SHAPE = (3, 2, 2)
+
+
+def score(teacher, prompt, x0, noise, t, critic=None):
+    """What the guidance layer does: noise the renders, ask the teacher with and without prompt."""
+    x_t = SCHEDULE.add_noise(x0, noise, t)
+    null, cond = teacher.embed_text(["", prompt])
+    return Scores(
+        x_t=x_t,
+        t=t,
+        noise=noise,
+        null=teacher.epsilon(x_t, t, null.expand(len(t), -1, -1)),
+        cond=teacher.epsilon(x_t, t, cond.expand(len(t), -1, -1)),
+        critic=critic,
+    )
+
+
+@pytest.fixture
+def gaussians():
+    means = torch.randn(2, *SHAPE)
+    return GaussianTeacher({"": (means[0], 1.0), "y": (means[1], 0.5)}, SCHEDULE)
+
+
+@pytest.mark.parametrize("step", [100, 500, 900])
+@pytest.mark.parametrize("scale", [1.0, 7.5, 100.0])
+def test_expected_sds_gradient_of_a_gaussian(gaussians, step, scale):
+    """E_eps[e(alpha x + sigma eps)] = sigma alpha (x - m)/(alpha^2 v + sigma^2), E[eps] = 0."""
+    x = torch.randn(1, *SHAPE)
+    half = torch.randn(64, *SHAPE)
+    noise = torch.cat([half, -half])  # antithetic: the mean over affine scores is exact
+    latents = x.expand(128, *SHAPE).clone().requires_grad_()
+    t = torch.full((128,), step)
+    scores = score(gaussians, "y", latents.detach(), noise, t)
+    grad = SDS.gradient(scores, scale, weight("sds", SCHEDULE, t, latents))
+    reparametrised_loss(latents, grad).backward()
+
+    abar = SCHEDULE.alphas_cumprod[step].item()
+    null, cond = (
+        math.sqrt(abar * (1 - abar)) * (x - mean) / (abar * variance + 1 - abar)
+        for mean, variance in zip(gaussians.means, gaussians.variances, strict=True)
+    )
+    expected = (1 - abar) * (null + scale * (cond - null))
+    # The loss divides by the batch size, so the summed gradient is the mean over noises.
+    torch.testing.assert_close(
+        latents.grad.sum(0, keepdim=True), expected, rtol=1e-4, atol=1e-5 * scale
+    )
+
+
+@pytest.mark.parametrize("step", [100, 500, 900])
+def test_expected_sds_gradient_of_a_mixture(step):
+    """Against Gauss-Hermite quadrature of a numerically differentiated density, in 1D."""
+    parts = {"left": (torch.full((1, 1, 1), -1.0), 0.3), "right": (torch.full((1, 1, 1), 1.5), 0.6)}
+    teacher = GaussianMixtureTeacher(parts, SCHEDULE, weights=[2.0, 1.0])
+    x, scale, n = 0.4, 7.5, 200_000
+    half = torch.randn(n // 2, 1, 1, 1)
+    noise, t = torch.cat([half, -half]), torch.full((n,), step)
+    scores = score(teacher, "right", torch.full((n, 1, 1, 1), x), noise, t)
+    measured = SDS.gradient(scores, scale, weight("uniform", SCHEDULE, t, noise)).mean().item()
+
+    abar = SCHEDULE.alphas_cumprod[step].double().item()
+    alpha, sigma = math.sqrt(abar), math.sqrt(1 - abar)
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(80)
+    points = alpha * x + sigma * nodes
+
+    def epsilon(components):
+        def log_density(z):
+            return np.log(
+                sum(
+                    w / math.sqrt(v) * np.exp(-0.5 * (z - alpha * m) ** 2 / v)
+                    for w, m, v in ((w, m, abar * s**2 + sigma**2) for w, m, s in components)
+                )
+            )
+
+        h = 1e-5
+        return -sigma * (log_density(points + h) - log_density(points - h)) / (2 * h)
+
+    cond = epsilon([(1.0, 1.5, 0.6)])
+    null = epsilon([(2.0, -1.0, 0.3), (1.0, 1.5, 0.6)])
+    expected = (node_weights * (null + scale * (cond - null))).sum() / node_weights.sum()
+    assert measured == pytest.approx(expected, rel=0.01)
+
+
+def test_asd_at_gamma_zero_is_a_vsd_step_written_out():
+    """Two steps of generator and critic, with plain loops' arithmetic beside the package's."""
+    g = torch.Generator().manual_seed(3)
+    teacher = GaussianMixtureTeacher(
+        {"a": (torch.randn(SHAPE, generator=g), 0.4), "b": (torch.randn(SHAPE, generator=g), 0.8)},
+        SCHEDULE,
+    )
+    s, batch = 7.5, 4
+    latents = torch.randn(batch, *SHAPE, generator=g)
+    ours, theirs = (latents.clone().requires_grad_() for _ in range(2))
+    our_critic, their_critic = (torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+    their_critic.load_state_dict(our_critic.state_dict())
+    steps = [
+        torch.optim.SGD([{"params": [x]}, {"params": critic.parameters()}], lr=0.1)
+        for x, critic in ((ours, our_critic), (theirs, their_critic))
+    ]
+    for _ in range(2):
+        t = torch.randint(20, 981, (batch,), generator=g)
+        noise = torch.randn(batch, *SHAPE, generator=g)
+        _asd_step(teacher, ours, our_critic, steps[0], t, noise, s)
+        _vsd_step(teacher, theirs, their_critic, steps[1], t, noise, s)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        for mine, other in zip(our_critic.parameters(), their_critic.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def _asd_step(teacher, latents, critic, optimiser, t, noise, s):
+    x0, settings = latents.detach(), CriticSettings(gamma=0.0)
+    prediction = critic(SCHEDULE.add_noise(x0, noise, t))
+    scores = score(teacher, "a", x0, noise, t, critic=prediction.detach())
+    loss = reparametrised_loss(
+        latents, ASD.gradient(scores, s, weight("sds", SCHEDULE, t, latents))
+    )
+    step = CriticStep(prediction, "epsilon", SCHEDULE, x0, noise, scores.x_t, t)
+    loss = loss + sum(ASD.critic.terms(step, settings).values())
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def _vsd_step(teacher, latents, critic, optimiser, t, noise, s):
+    """ProlificDreamer's update, without any of the package's mathematics."""
+    abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x_t = (abar.sqrt() * latents + (1 - abar).sqrt() * noise).detach()
+    null, cond = (
+        teacher.epsilon(x_t, t, row.expand(len(t), -1, -1)) for row in teacher.embed_text(["", "a"])
+    )
+    e_phi = critic(x_t)
+    pushed = (1 - abar) * (null + s * (cond - null) - e_phi.detach())
+    optimiser.zero_grad()
+    latents.backward(gradient=pushed / len(t))
+    (e_phi - noise).pow(2).mean().backward()
+    optimiser.step()
+
+
+def test_vsd_and_asd_at_gamma_zero_agree_to_the_bit():
+    x0, noise, prediction, e_y = torch.randn(4, 2, *SHAPE)
+    t = torch.tensor([100, 800])
+    step = CriticStep(
+        prediction, "v_prediction", SCHEDULE, x0, noise, SCHEDULE.add_noise(x0, noise, t), t, e_y
+    )
+    vsd, asd = (method.critic.terms(step, CriticSettings()) for method in (VSD, ASD))
+    assert vsd.keys() == asd.keys() == {"denoise"}
+    assert torch.equal(vsd["denoise"], asd["denoise"])
+
+
+@pytest.mark.parametrize("gamma", [-0.75, -0.5, 1.0])
+def test_asd_with_an_optimal_critic_is_vsd_at_the_rescaled_scale(gaussians, gamma):
+    t = torch.tensor([100, 500, 900])
+    render, std = torch.randn(1, *SHAPE), 0.2
+    x0 = render + std * torch.randn(3, *SHAPE)
+    plain = score(gaussians, "y", x0, torch.randn_like(x0), t)
+    eps_bar = gaussian_epsilon(SCHEDULE, plain.x_t, t, render, torch.full((1, 1, 1, 1), std**2))
+    w = weight("uniform", SCHEDULE, t, x0)
+
+    def direction(method, critic, s):
+        scores = Scores(plain.x_t, t, plain.noise, plain.null, plain.cond, critic)
+        return method.gradient(scores, s, w)
+
+    asd = direction(ASD, optimal_critic(eps_bar, plain.cond, gamma), 7.5)
+    vsd = direction(VSD, eps_bar, rescaled_scale(7.5, gamma))
+    torch.testing.assert_close(asd * (1 + gamma), vsd, rtol=1e-4, atol=1e-5)
+
+
+def test_rescaled_scale_of_the_papers_settings():
+    assert rescaled_scale(7.5, -0.5) == 4.25
+    assert rescaled_scale(7.5, -0.75) == 2.625
+    assert rescaled_scale(7.5, 0.0) == 7.5
+
+
+def test_vsd_whose_critic_repeats_the_noise_is_sds(gaussians):
+    t, x0, noise = torch.tensor([50, 700]), *torch.randn(2, 2, *SHAPE)
+    scores = score(gaussians, "y", x0, noise, t, critic=noise)
+    w = weight("asd", SCHEDULE, t, x0)
+    assert torch.equal(VSD.gradient(scores, 7.5, w), SDS.gradient(scores, 7.5, w))
+
+
+def test_guidance_rescale_reaches_the_target(gaussians):
+    t, x0, noise = torch.tensor([50, 700]), *torch.randn(2, 2, *SHAPE)
+    scores = score(gaussians, "y", x0, noise, t)
+    w = weight("uniform", SCHEDULE, t, x0)
+    target = SDS.gradient(scores, 20.0, w, rescale=1.0) + noise
+    torch.testing.assert_close(target.std(dim=(1, 2, 3)), scores.cond.std(dim=(1, 2, 3)))
+
+
+def test_a_method_says_what_it_needs():
+    assert {name: METHODS.get(name).needs for name in ("sds", "vsd", "asd")} == {
+        "sds": ("cond", "noise", "null"),
+        "vsd": ("cond", "critic", "null"),
+        "asd": ("cond", "critic", "null"),
+    }
+    assert SDS.critic is None
+    assert not VSD.critic.needs_teacher(CriticSettings(gamma=-0.5))
+    assert not ASD.critic.needs_teacher(CriticSettings(gamma=0.0))
+    assert ASD.critic.needs_teacher(CriticSettings(gamma=-0.5))
+
+
+def test_inconsistent_rows_are_refused(gaussians):
+    with pytest.raises(UserError, match="neither"):
+        Method("untrained", "guided", "critic", None, paper="")
+    with pytest.raises(UserError, match="neither"):
+        Method("unread", "guided", "noise", "denoise", paper="")
+    with pytest.raises(NotRegisteredError, match="'dds'; choose one of: asd, sds, vsd"):
+        METHODS.get("dds")
+    for wrong in ("target", "source", "critic_objective"):
+        row = {"target": "guided", "source": "critic", "critic_objective": "asd", wrong: "typo"}
+        with pytest.raises(NotRegisteredError, match="'typo'; choose one of"):
+            Method("wrong", **row, paper="")
+    t, x0, noise = torch.tensor([50]), *torch.randn(2, 1, *SHAPE)
+    with pytest.raises(UserError, match=r"Scores\(critic"):
+        scores = score(gaussians, "y", x0, noise, t)
+        VSD.gradient(scores, 7.5, weight("sds", SCHEDULE, t, x0))
+
+
+def test_a_v_critic_enters_as_epsilon():
+    """|v - v'|^2 abar = |e - e'|^2: the border conversion and the loss's factor 1/abar agree."""
+    x0, noise, v = torch.randn(3, 2, *SHAPE)
+    t = torch.tensor([100, 800])
+    x_t = SCHEDULE.add_noise(x0, noise, t)
+    v_true = SCHEDULE.alpha(t, x0) * noise - SCHEDULE.sigma(t, x0) * x0
+    epsilon = to_epsilon(SCHEDULE, v, x_t, t, "v_prediction")
+    torch.testing.assert_close(
+        (epsilon - noise) ** 2, SCHEDULE.abar(t, x0) * (v - v_true) ** 2, rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,83 @@
+"""Schedule and prediction types: round trips, and agreement with diffusers."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from threestudio_asd.distill.schedule import (
+    PREDICTION_TYPES,
+    NoiseSchedule,
+    from_epsilon,
+    to_epsilon,
+    to_x0,
+)
+from threestudio_asd.errors import UserError
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+T = torch.tensor([0, 1, 20, 250, 500, 750, 980, 999])
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(len(T), 4, 3, 5, generator=generator)
+    noise = torch.randn(len(T), 4, 3, 5, generator=generator)
+    return x0, noise, SCHEDULE.add_noise(x0, noise, T)
+
+
+def test_agrees_with_diffusers(batch):
+    x0, noise, x_t = batch
+    theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    assert torch.equal(SCHEDULE.alphas_cumprod, theirs.alphas_cumprod)
+    torch.testing.assert_close(x_t, theirs.add_noise(x0, noise, T))
+    velocity = SCHEDULE.alpha(T, x0) * noise - SCHEDULE.sigma(T, x0) * x0
+    torch.testing.assert_close(velocity, theirs.get_velocity(x0, noise, T))
+
+
+def test_signal_and_noise_share_the_unit_of_power(batch):
+    x0, _, _ = batch
+    power = SCHEDULE.alpha(T, x0) ** 2 + SCHEDULE.sigma(T, x0) ** 2
+    torch.testing.assert_close(power, torch.ones(len(T), 1, 1, 1))
+    torch.testing.assert_close(SCHEDULE.alpha(T, x0) ** 2, SCHEDULE.abar(T, x0))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_every_prediction_type_says_the_same(prediction_type, batch):
+    x0, noise, x_t = (value.double() for value in batch)
+    schedule = NoiseSchedule(SCHEDULE.alphas_cumprod.double())
+    x_t = schedule.add_noise(x0, noise, T)
+    alpha, sigma = schedule.alpha(T, x0), schedule.sigma(T, x0)
+    prediction = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x0, "sample": x0}[
+        prediction_type
+    ]
+    arguments = (x_t, T, prediction_type)
+    torch.testing.assert_close(from_epsilon(schedule, noise, *arguments), prediction)
+    torch.testing.assert_close(to_epsilon(schedule, prediction, *arguments), noise)
+    torch.testing.assert_close(to_x0(schedule, prediction, *arguments), x0)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_conversions_round_trip_in_single_precision(prediction_type, batch):
+    _, epsilon, x_t = batch
+    there = from_epsilon(SCHEDULE, epsilon, x_t, T, prediction_type)
+    back = to_epsilon(SCHEDULE, there, x_t, T, prediction_type)
+    torch.testing.assert_close(back, epsilon, rtol=1e-4, atol=1e-4)
+
+
+def test_coefficients_follow_the_dtype_of_the_latents():
+    like = torch.zeros(1, dtype=torch.float16)
+    assert SCHEDULE.sigma(T, like).dtype == torch.float16
+    # Computed before rounding: 1 - abar would lose sigma_0 = 0.029 in half precision.
+    torch.testing.assert_close(
+        SCHEDULE.sigma(T, like).float(), SCHEDULE.sigma(T, T.float()), rtol=1e-3, atol=0
+    )
+
+
+def test_bad_schedules_and_names_are_refused():
+    with pytest.raises(UserError, match="zero terminal SNR"):
+        NoiseSchedule(torch.tensor([0.9, 0.5, 0.0]))
+    x = torch.zeros(1, 1, 1, 1)
+    t = torch.tensor([3])
+    for convert in (to_epsilon, from_epsilon, to_x0):
+        with pytest.raises(UserError, match="'velocity'; choose one of: epsilon, v_prediction"):
+            convert(SCHEDULE, x, x, t, "velocity")
