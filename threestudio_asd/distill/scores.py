@@ -19,7 +19,8 @@ class Scores:
         null: e_null, the teacher without a prompt.
         cond: e_y, the teacher with the (view-dependent) prompt.
         critic: e_phi, where the method has a critic.
-        negatives: Perp-neg's e_k, the teacher with each of K negative prompts.
+        negatives: Perp-neg's e_k, the teacher with each of K negative prompts. (threestudio's
+            negative embeddings are item-major: row b K + k belongs to item b.)
         negative_weights: Perp-neg's w_k, with threestudio's sign: negative repels.
 
     Raises:

@@ -10,6 +10,7 @@ file that is imported before its method is looked up::
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,62 +22,49 @@ from threestudio_asd.errors import UserError
 
 TargetFunction = Callable[[Scores, float], Tensor]
 SourceFunction = Callable[[Scores], Tensor]
+F = TypeVar("F", TargetFunction, SourceFunction)
 
 
 @dataclass(frozen=True)
-class Target:
-    """A registered target: its function and the fields of ``Scores`` that it reads."""
+class Term(Generic[F]):
+    """A registered term: its function, and the fields of ``Scores`` that it reads."""
 
-    compute: TargetFunction
+    compute: F
     needs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A registered source: its function and the fields of ``Scores`` that it reads."""
-
-    compute: SourceFunction
-    needs: tuple[str, ...]
-
-
-TARGETS: Registry[Target] = Registry("target term")
-SOURCES: Registry[Source] = Registry("source term")
+TARGETS: Registry[Term[TargetFunction]] = Registry("target term")
+SOURCES: Registry[Term[SourceFunction]] = Registry("source term")
 
 
 def register_target(
     name: str, needs: tuple[str, ...]
 ) -> Callable[[TargetFunction], TargetFunction]:
     """Decorator: register a target; ``needs`` names the fields of ``Scores`` that it reads."""
-    _check_needs(name, needs)
-
-    def register(function: TargetFunction) -> TargetFunction:
-        TARGETS.add(name, Target(function, needs))
-        return function
-
-    return register
+    return _register(TARGETS, name, needs)
 
 
 def register_source(
     name: str, needs: tuple[str, ...]
 ) -> Callable[[SourceFunction], SourceFunction]:
     """Decorator: register a source; ``needs`` names the fields of ``Scores`` that it reads."""
-    _check_needs(name, needs)
-
-    def register(function: SourceFunction) -> SourceFunction:
-        SOURCES.add(name, Source(function, needs))
-        return function
-
-    return register
+    return _register(SOURCES, name, needs)
 
 
-def _check_needs(name: str, needs: tuple[str, ...]) -> None:
+def _register(registry: Registry[Term[F]], name: str, needs: tuple[str, ...]) -> Callable[[F], F]:
     known = [field.name for field in fields(Scores)]
     for need in needs:
         if need not in known:
             raise UserError(
-                f"The term '{name}' needs '{need}', which no step provides; "
+                f"The {registry.kind} '{name}' needs '{need}', which no step provides; "
                 f"choose from: {', '.join(known)}."
             )
+
+    def register(function: F) -> F:
+        registry.add(name, Term(function, needs))
+        return function
+
+    return register
 
 
 @register_target("guided", needs=("null", "cond"))
