@@ -11,6 +11,7 @@ import torch
 
 from threestudio_asd.errors import UserError
 
+BATCHES_KEY = "threestudio_asd_batches"
 _KEYS = ("state_dict", "epoch", "global_step")
 
 
@@ -54,6 +55,11 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             " Use a file from a trial's ckpts/ folder."
         )
     return checkpoint
+
+
+def batches_seen(checkpoint: Mapping[str, Any]) -> int:
+    """Training batches behind a checkpoint; in one of threestudio's, one per step."""
+    return int(checkpoint.get(BATCHES_KEY, checkpoint["global_step"]))
 
 
 def load_module_weights(

@@ -1,6 +1,8 @@
 """Messages to the person at the terminal: threestudio's ``info``, ``debug`` and ``warn``."""
 
 import logging
+from functools import cache
+from typing import Any
 
 logger = logging.getLogger("threestudio_asd")
 
@@ -9,12 +11,22 @@ info = logger.info
 warn = logger.warning
 
 
+@cache
+def console() -> Any:
+    """The one rich console (on stderr) that messages and progress share."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def setup_logging(verbose: bool = False) -> None:
     """Print messages through rich; ``verbose`` shows debug messages and Lightning's own."""
     from rich.logging import RichHandler
 
     if not logger.handlers:
-        handler = RichHandler(show_time=False, show_path=False, rich_tracebacks=False)
+        handler = RichHandler(
+            console=console(), show_time=False, show_path=False, rich_tracebacks=False
+        )
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -59,6 +59,11 @@ def note_failed_extension(path: str, reason: str) -> None:
 def _lookup(name: str) -> type:
     if name in _modules:
         return _modules[name]
+    if not name:
+        raise NotRegisteredError(
+            "the config leaves a module's name empty: set data_type, system_type and"
+            " system.<part>_type for every part that the system builds."
+        )
     near = get_close_matches(name, _modules, n=3, cutoff=0.5)
     parts = [f'nothing is registered as "{name}".']
     if near:

@@ -1,0 +1,150 @@
+"""What the launcher adds to a training: progress, a clean Ctrl-C, an end to non-finite steps."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio import log
+
+
+class StopOnInterrupt(Callback):
+    """Ctrl-C ends the training after the current step, with a checkpoint; a second one aborts."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.requested = False
+        self._previous: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Python delivers signals to the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupted)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.requested and not trainer.should_stop:
+            trainer.save_checkpoint(self.checkpoint)
+            log.info("Saved %s", self.checkpoint)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _interrupted(self, *args: Any) -> None:
+        log.info("Interrupted: training ends after this step, then the test follows.")
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+class StopWhenNotFinite(Callback):
+    """Ends the training after ``patience`` non-finite steps in a row, with a checkpoint of the
+    weights, which these steps left alone."""
+
+    def __init__(self, checkpoint: Path, patience: int = 10) -> None:
+        self.checkpoint, self.patience = checkpoint, patience
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        if pl_module.nonfinite_steps < self.patience:
+            return
+        trainer.save_checkpoint(self.checkpoint)
+        first = trainer.global_step - self.patience
+        raise UserError(
+            f"loss or gradient was not finite in {self.patience} steps in a row, from step {first}"
+            f" on: training stopped. {self.checkpoint} has the last finite weights. Lower the"
+            " learning rate or the guidance scale, or use trainer.precision=32."
+        )
+
+
+class Progress(Callback):
+    """A progress bar on a terminal; elsewhere a line every ``interval`` seconds."""
+
+    def __init__(self, interval: float = 10.0) -> None:
+        self.interval = interval
+        self._bar: Any = None
+        self._task: Any = None
+        self._label = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self._begin("training", total, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self._advance(trainer.global_step, outputs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("test", int(sum(trainer.num_test_batches)), 0)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *args: Any,
+    ) -> None:
+        self._advance(batch_idx + 1)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._end()
+
+    def _begin(self, label: str, total: int | None, done: int) -> None:
+        self._end()
+        self._label, self._total, self._first = label, total, done
+        self._start = self._shown = time.monotonic()
+        if log.console().is_terminal:
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=log.console(), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(label, total=total, completed=done)
+
+    def _advance(self, done: int, outputs: Any = None) -> None:
+        now = time.monotonic()
+        # Reading the loss waits for the device: not at every step.
+        if now - self._shown < (0.5 if self._bar else self.interval):
+            return
+        self._shown = now
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        text = f"{self._label} {done}/{self._total or '?'} {rate:.2f}/s{_loss_text(outputs)}"
+        if self._bar:
+            self._bar.update(self._task, completed=done, description=text)
+        else:
+            log.info("%s", text)
+
+    def _end(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def _loss_text(outputs: Any) -> str:
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return f" loss {loss.item():.4g}" if isinstance(loss, torch.Tensor) else ""

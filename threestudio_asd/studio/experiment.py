@@ -1,0 +1,144 @@
+"""The config of an experiment: YAML files and command line, with threestudio's keys."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio.config import (
+    first_line,
+    missing_value,
+    parse_structured,
+    require_known,
+    unresolved,
+)
+
+
+@dataclass
+class ExperimentConfig:
+    """The top level of a config. ``exp_dir``, ``trial_name`` and ``trial_dir`` are derived."""
+
+    name: str = "default"
+    description: str = ""
+    tag: str = ""
+    seed: int = 0
+    use_timestamp: bool = True
+    timestamp: str | None = None
+    exp_root_dir: str = "outputs"
+
+    exp_dir: str = "outputs/default"
+    trial_name: str = "exp"
+    trial_dir: str = "outputs/default/exp"
+    n_gpus: int = 1
+
+    resume: str | None = None
+    data_type: str = ""
+    data: dict = field(default_factory=dict)
+    system_type: str = ""
+    system: dict = field(default_factory=dict)
+    # Arguments of pytorch_lightning.Trainer and of its ModelCheckpoint.
+    trainer: dict = field(default_factory=dict)
+    checkpoint: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tag and not self.use_timestamp:
+            raise UserError("a trial needs a folder name: set tag=..., or use_timestamp=true.")
+        if isinstance(self.seed, int) and self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative.")
+        # A resumed trial's own config carries its timestamp, so its folder is found again.
+        if self.timestamp is None:
+            self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S") if self.use_timestamp else ""
+        self.trial_name = f"{self.tag}{self.timestamp}"
+        self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
+        self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+
+
+def read_config(
+    *yamls: str | os.PathLike,
+    cli_args: Iterable[str] = (),
+    from_string: bool = False,
+    **overrides: Any,
+) -> DictConfig:
+    """Read and merge YAML files, then ``key=value`` arguments, then ``overrides``.
+
+    Args:
+        yamls: paths, or with ``from_string`` the YAML text itself.
+
+    Returns:
+        The merged config with its interpolations still open; every value and key is there.
+
+    Raises:
+        UserError: unreadable or malformed YAML, a value that is missing (``???``), or an unknown
+            top-level key.
+    """
+    parts = [OmegaConf.create(str(y)) if from_string else _read_yaml(Path(y)) for y in yamls]
+    try:
+        cfg = OmegaConf.merge(*parts, _from_cli(cli_args), overrides)
+        missing = sorted(OmegaConf.missing_keys(cfg))
+    except OmegaConfBaseException as error:
+        raise UserError(unresolved(error)) from error
+    if missing:
+        raise UserError(missing_value(missing[0]))
+    require_known(ExperimentConfig, cfg)
+    return cfg
+
+
+def resolve_config(cfg: DictConfig) -> Any:
+    """Resolve every interpolation of :func:`read_config`'s result, check the top level's types.
+
+    Returns:
+        A structured :class:`ExperimentConfig`.
+
+    Raises:
+        UserError: an interpolation that cannot be resolved, or a value of the wrong type.
+    """
+    try:
+        OmegaConf.resolve(cfg)
+    except (OmegaConfBaseException, ArithmeticError) as error:
+        raise UserError(unresolved(error)) from error
+    return parse_structured(ExperimentConfig, cfg)
+
+
+def load_config(
+    *yamls: str | os.PathLike,
+    cli_args: Iterable[str] = (),
+    from_string: bool = False,
+    **overrides: Any,
+) -> Any:
+    """:func:`read_config`, then :func:`resolve_config`."""
+    cfg = read_config(*yamls, cli_args=cli_args, from_string=from_string, **overrides)
+    return resolve_config(cfg)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {error}") from error
+    except YAMLError as error:
+        place = " ".join(str(error).split())
+        raise UserError(f"the config {path} is not valid YAML: {place}") from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"the config {path} must be a mapping of keys to values.")
+    return cfg
+
+
+def _from_cli(arguments: Iterable[str]) -> DictConfig:
+    arguments = list(arguments)
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument:
+            raise UserError(
+                f'"{argument}" is neither an option nor key=value;'
+                ' quote values with spaces: key="a value".'
+            )
+    try:
+        return OmegaConf.from_cli(arguments)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"a key=value argument cannot be read: {first_line(error)}") from error
