@@ -8,4 +8,24 @@ guides.
 
 from pathlib import Path
 
+from threestudio_asd.errors import UserError
+
 WEIGHTS = Path(__file__).parent / "weights"
+
+
+def model_folder(name: str) -> str:
+    """The folder of an embedded model, such as ``tiny-shapes``; ``${asd_model:NAME}`` in configs.
+
+    The folder's name ends in a hash of its content, so that no cache mixes two versions.
+
+    Raises:
+        UserError: No such model in this installation.
+    """
+    found = sorted(WEIGHTS.glob(f"{name}-*"))
+    if len(found) != 1:
+        known = sorted({path.name.rpartition("-")[0] for path in WEIGHTS.glob("*-*")})
+        raise UserError(
+            f"Unknown embedded model '{name}'; "
+            + (f"choose one of: {', '.join(known)}." if known else "this installation has none.")
+        )
+    return str(found[0])

@@ -1,4 +1,8 @@
-"""``python -m threestudio_asd.tiny.train judge|vae|diffusion [--work DIR] [--out DIR]``"""
+"""``python -m threestudio_asd.tiny.train judge|vae|diffusion|publish``, in this order.
+
+Each stage resumes where it was stopped; ``publish`` measures the model and puts it into the
+package under a name that holds a hash of its content.
+"""
 
 import argparse
 import importlib
@@ -8,21 +12,23 @@ import torch
 
 from .. import WEIGHTS
 
-STAGES = {"judge": "judge", "vae": "tiny-shapes", "diffusion": "tiny-shapes"}
+STAGES = ("judge", "vae", "diffusion", "publish")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("outputs/tiny-world"))
-    parser.add_argument("--out", type=Path, default=None, help="default: the package's weights")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     stage = importlib.import_module(f"{__package__}.{args.stage}")
     extra = {} if args.steps is None else {"steps": args.steps}
-    stage.main(args.work, args.out or WEIGHTS / STAGES[args.stage], **extra)
+    out = {"judge": WEIGHTS / "judge", "publish": WEIGHTS}.get(
+        args.stage, args.work / "tiny-shapes"
+    )
+    stage.main(args.work, out, **extra)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ def sample_accuracy(pipe: StableDiffusionPipeline, count: int, seed: int, batch:
     return sum(n == w for n, w in zip(named, wanted, strict=True)) / count
 
 
-def write_folder(model: TextToLatents, state: dict[str, Tensor], vae_folder: Path, out: Path) -> None:
+def write_folder(
+    model: TextToLatents, state: dict[str, Tensor], vae_folder: Path, out: Path
+) -> None:
     """Half-precision safetensors of the averaged weights, in diffusers' folder layout."""
     averaged = TextToLatents()
     averaged.load_state_dict(state)

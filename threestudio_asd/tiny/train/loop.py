@@ -89,7 +89,10 @@ def run(
         if done % 20 == 0:
             spent = seconds + time.time() - began
             left = (total - done) * (time.time() - began) / (done - start)
-            print(f"{name} {done}/{total} loss {running:.4f} {spent:.0f}s left {left:.0f}s", flush=True)
+            print(
+                f"{name} {done}/{total} loss {running:.4f} {spent:.0f}s left {left:.0f}s",
+                flush=True,
+            )
         if done % save_every == 0 or done == total:
             state = {
                 "model": model.state_dict(),

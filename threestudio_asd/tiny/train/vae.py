@@ -96,13 +96,13 @@ def normalise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
     post.weight *= std[None, :, None, None]
 
 
-def main(work: Path, out: Path, steps: int = 1900, seed: int = 5) -> None:
+def main(work: Path, out: Path, steps: int = 1500, seed: int = 5) -> None:
     renders = teacher_renders(work)
     torch.manual_seed(seed)
     model = Autoencoding()
 
     def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        ids = torch.randint(len(renders), (24,), generator=generator)
+        ids = torch.randint(len(renders), (16,), generator=generator)
         return model.loss(augment(renders.images[ids].float() / 255, generator), generator)
 
     state = run("vae", work, model, loss_at, steps, lr=3e-3, seed=seed, ema=0.995)

@@ -1,0 +1,113 @@
+"""``asd-2d-system``: particles of pixels or latents optimised by any guidance.
+
+The smallest complete system: the generator's parameters are the images themselves.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threestudio_asd import host
+from threestudio_asd.errors import UserError
+
+from .guided import guidance_losses, log_weights
+
+
+class Particles(nn.Module):
+    """``n`` images of ``shape`` (C, H, W): latents as they are, or pixels in [0, 1].
+
+    Pixels pass through a sigmoid, so that they stay in range whatever the optimiser does.
+    """
+
+    def __init__(self, n: int, shape: tuple[int, int, int], latents: bool, init_std: float) -> None:
+        super().__init__()
+        self.latents = latents
+        self.value = nn.Parameter(init_std * torch.randn(n, *shape))
+
+    def forward(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
+        chosen = self.value[which]
+        return chosen if self.latents else chosen.sigmoid()
+
+
+@host.register("asd-2d-system")
+class ASD2DSystem(host.BaseSystem):
+    """Score distillation of ``n_particles`` images of one prompt.
+
+    Each step draws ``data.batch_size`` different particles; the data module's cameras choose the
+    view words of the prompt where the guidance is view-dependent.
+    """
+
+    @dataclass
+    class Config(host.BaseSystem.Config):
+        n_particles: int = 4
+        parametrization: str = "latents"
+        """``latents`` of the teacher, or ``pixels`` that are encoded in every step."""
+        shape: list[int] = field(default_factory=lambda: [4, 64, 64])
+        """(C, H, W) of a particle: the teacher's latent shape, or (3, H, W) for pixels."""
+        init_std: float = 1.0
+        guidance_type: str = ""
+        guidance: dict = field(default_factory=dict)
+        prompt_processor_type: str = ""
+        prompt_processor: dict = field(default_factory=dict)
+
+    cfg: Config
+
+    def configure(self) -> None:
+        if self.cfg.parametrization not in ("latents", "pixels"):
+            raise UserError(
+                f"Unknown parametrization '{self.cfg.parametrization}'; "
+                "choose one of: latents, pixels."
+            )
+        latents = self.cfg.parametrization == "latents"
+        shape = tuple(self.cfg.shape)
+        if len(shape) != 3 or (not latents and shape[0] != 3):
+            raise UserError(
+                f"system.shape must be [C, H, W], with C = 3 for pixels; got {list(shape)}."
+            )
+        self.prompt_processor = host.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
+        self.prompt_utils = self.prompt_processor()
+        self.guidance = host.find(self.cfg.guidance_type)(self.cfg.guidance)
+        self.particles = Particles(self.cfg.n_particles, shape, latents, self.cfg.init_std)
+
+    def forward(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B H W C"]:
+        """Particles as a render would come: channels last."""
+        return self.particles(which).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def images(self) -> Float[Tensor, "N H W 3"]:
+        """All particles as pictures in [0, 1]."""
+        values = self.particles(torch.arange(self.cfg.n_particles, device=self.device))
+        decoded = self.guidance.decode_latents(values) if self.particles.latents else values
+        return decoded.permute(0, 2, 3, 1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        count = len(batch["elevation"])
+        if count > self.cfg.n_particles:
+            raise UserError(
+                f"data.batch_size={count} exceeds system.n_particles={self.cfg.n_particles}."
+            )
+        which = torch.randperm(self.cfg.n_particles, device=self.device)[:count]
+        guidance_out = self.guidance(
+            self(which), self.prompt_utils, **batch, rgb_as_latents=self.particles.latents
+        )
+        log_weights(self)
+        return {"loss": guidance_losses(self, guidance_out)}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        # Views mean nothing to an image: one picture whatever the number of cameras.
+        if batch_idx == 0:
+            self._save(f"it{self.true_global_step}-0.png", "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._save(f"it{self.true_global_step}-test.png", "test")
+
+    def _save(self, filename: str, phase: str) -> None:
+        row = [
+            {"type": "rgb", "img": image, "kwargs": {"data_format": "HWC"}}
+            for image in self.images()
+        ]
+        self.save_image_grid(filename, row, name=f"{phase}_step", step=self.true_global_step)

@@ -1,0 +1,39 @@
+"""Regularisers of the coarse (NeRF) stage, as threestudio's systems define them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sparsity_loss(opacity: Float[Tensor, "*B 1"]) -> Float[Tensor, ""]:
+    """mean sqrt(opacity^2 + 0.01): pulls every ray towards empty space."""
+    return (opacity.square() + 0.01).sqrt().mean()
+
+
+def opaque_loss(opacity: Float[Tensor, "*B 1"]) -> Float[Tensor, ""]:
+    """Binary entropy of the opacity in nats: pulls every ray to 0 or 1, against fog."""
+    p = opacity.clamp(1e-3, 1 - 1e-3)
+    return torch.nn.functional.binary_cross_entropy(p, p)
+
+
+def orientation_loss(
+    weights: Float[Tensor, "N 1"],
+    normal: Float[Tensor, "N 3"],
+    t_dirs: Float[Tensor, "N 3"],
+    opacity: Float[Tensor, "*B 1"],
+) -> Float[Tensor, ""]:
+    """Normals that face away from the camera, squared and weighted by visibility, per visible ray.
+
+    (Ref-NeRF, arXiv:2112.03907, eq. 11; DreamFusion, arXiv:2209.14988.)
+    """
+    facing_away = (normal * t_dirs).sum(-1, keepdim=True).clamp_min(0.0)
+    visible = (opacity > 0).sum().clamp_min(1)
+    return (weights.detach() * facing_away.square()).sum() / visible
+
+
+def z_variance_loss(
+    z_variance: Float[Tensor, "*B 1"], opacity: Float[Tensor, "*B 1"]
+) -> Float[Tensor, ""]:
+    """Mean depth variance of the rays with opacity above 0.5 (HiFA, arXiv:2305.18766)."""
+    seen = opacity > 0.5
+    return (z_variance * seen).sum() / seen.sum().clamp_min(1)
