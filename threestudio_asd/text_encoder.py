@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 #: The sub-folders that an embedding depends on.
 TEXT_COMPONENTS = ("tokenizer", "text_encoder")
@@ -16,27 +17,18 @@ class TextEncoder:
     """The tokenizer and the frozen CLIP text encoder of a model folder.
 
     Embeddings are the last hidden state of all L positions (77 for Stable Diffusion), without an
-    attention mask over the padding, as Stable Diffusion was trained; in float32.
+    attention mask over the padding, as Stable Diffusion was trained; in float32. The encoder's
+    weights are loaded when first used.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        from transformers import AutoTokenizer, CLIPTextModel
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+        from transformers import AutoTokenizer, CLIPTextConfig
 
-        self.tokenizer = AutoTokenizer.from_pretrained(str(Path(folder) / "tokenizer"))
-        model = CLIPTextModel.from_pretrained(
-            str(Path(folder) / "text_encoder"), dtype=torch.float32
-        )
-        self.model = model.to(device).eval().requires_grad_(False)
-
-    @property
-    def max_length(self) -> int:
-        """Number of token positions L, padding and special tokens included."""
-        positions = self.model.config.max_position_embeddings
-        return min(self.tokenizer.model_max_length, positions)
+        self.folder, self.device = Path(folder), device
+        self.tokenizer = AutoTokenizer.from_pretrained(str(self.folder / "tokenizer"))
+        config = CLIPTextConfig.from_pretrained(str(self.folder / "text_encoder"))
+        #: Number of token positions L, padding and special tokens included.
+        self.max_length = min(self.tokenizer.model_max_length, config.max_position_embeddings)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Float[Tensor, "N L D"]:
@@ -48,18 +40,32 @@ class TextEncoder:
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return self.model(tokens.input_ids.to(self.model.device))[0].float()
+        return self._model(tokens.input_ids.to(self.device))[0]
 
-    def too_long(self, prompt: str) -> bool:
-        """Whether part of the prompt is cut off."""
-        return len(self.tokenizer(prompt).input_ids) > self.max_length
+    def too_long(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are cut off."""
+        return [p for p in prompts if len(self.tokenizer(p).input_ids) > self.max_length]
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """Words that the tokenizer maps to its "unknown" token, in order of appearance.
 
         Byte-level vocabularies such as Stable Diffusion's know every word; word-level ones do not.
         """
-        unknown = self.tokenizer.unk_token_id
+        unknown, encode = self.tokenizer.unk_token_id, self.tokenizer.encode
         words = dict.fromkeys(word for p in prompts for word in re.findall(r"[\w'-]+", p))
-        encode = self.tokenizer.encode
         return [w for w in words if unknown in encode(w, add_special_tokens=False)]
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        from transformers import CLIPTextModel
+        from transformers.utils import logging
+
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            folder = str(self.folder / "text_encoder")
+            model = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+        finally:
+            if bars:
+                logging.enable_progress_bar()
+        return model.to(self.device).eval().requires_grad_(False)

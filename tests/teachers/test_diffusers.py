@@ -215,7 +215,7 @@ def test_a_hub_that_does_not_answer_is_given_up(monkeypatch):
 
     monkeypatch.setattr(pretrained, "HUB_TIMEOUT", 0.2)
     monkeypatch.setattr(HfApi, "model_info", lambda *args, **kwargs: time.sleep(2))
-    with pytest.raises(UserError, match="no answer in 0.2 s"):
+    with pytest.raises(UserError, match="no answer in"):
         resolve_model("someone/something")
 
 

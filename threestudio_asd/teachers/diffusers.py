@@ -67,7 +67,7 @@ class StableDiffusionTeacher(Teacher):
         dtype = parse_dtype(dtype)
         if vae_dtype is None:
             vae_dtype = torch.float32 if dtype == torch.float16 else dtype
-        folder = resolve_model(str(path_or_id))
+        folder = resolve_model(path_or_id)
         net = FrozenUNet.load(folder, dtype, device)
         vae = AutoencoderKL.from_pretrained(
             folder, subfolder="vae", torch_dtype=parse_dtype(vae_dtype)
@@ -130,5 +130,5 @@ class StableDiffusionTeacher(Teacher):
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
-        folder = resolve_model(str(self.folder), TEXT_COMPONENTS)
+        folder = resolve_model(self.folder, TEXT_COMPONENTS)
         return TextEncoder(folder, self.net.device)

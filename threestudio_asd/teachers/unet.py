@@ -58,7 +58,7 @@ class FrozenUNet:
         """
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
-        folder = resolve_model(str(path_or_id), ("unet", "scheduler"))
+        folder = resolve_model(path_or_id, ("unet", "scheduler"))
         unet = UNet2DConditionModel.from_pretrained(
             folder, subfolder="unet", torch_dtype=parse_dtype(dtype)
         )

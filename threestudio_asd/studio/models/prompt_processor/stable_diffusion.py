@@ -1,0 +1,42 @@
+"""Text embeddings of models in Stable Diffusion's folder format."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.pretrained import content_hash, resolve_model
+from threestudio_asd.studio.log import warn
+from threestudio_asd.studio.models.prompt_processor.base import PromptProcessor
+from threestudio_asd.studio.models.prompt_processor.cache import EmbeddingCache
+from threestudio_asd.studio.registry import register
+from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
+
+
+@register("stable-diffusion-prompt-processor")
+class StableDiffusionPromptProcessor(PromptProcessor):
+    """Embeds prompts with the model's own text encoder, in this process, and lets go of it."""
+
+    @dataclass
+    class Config(PromptProcessor.Config):
+        pass
+
+    cfg: Config
+
+    def embed_prompts(self, prompts: list[str]) -> dict[str, Float[Tensor, "L D"]]:
+        """From the cache, or computed; warns of words that the model cannot see.
+
+        Raises UserError if the model cannot be had.
+        """
+        folder = resolve_model(self.cfg.pretrained_model_name_or_path, TEXT_COMPONENTS)
+        encoder = TextEncoder(folder, self.device)
+        if unknown := encoder.unknown_words(prompts):
+            warn(
+                f"The text encoder does not know: {', '.join(unknown)}. It reads each of them as "
+                "the same unknown word."
+            )
+        for prompt in encoder.too_long(list(dict.fromkeys(prompts))):
+            warn(f"The prompt is longer than {encoder.max_length} tokens and is cut: [{prompt}]")
+        if not self.cfg.use_cache:
+            return dict(zip(prompts, encoder(prompts), strict=True))
+        return EmbeddingCache(content_hash(folder, TEXT_COMPONENTS)).embed(prompts, encoder)
