@@ -1,0 +1,55 @@
+"""``threestudio-asd``: the command line."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from threestudio_asd import __version__
+from threestudio_asd.errors import UserError
+
+PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
+
+
+def _launch(argv: Sequence[str]) -> None:
+    from threestudio_asd.studio import launch
+
+    launch.main(argv, plugins=PLUGINS, prog="threestudio-asd launch")
+
+
+# Name -> (what it does, function of the arguments that follow the name).
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "launch": ("train, validate, test or export what a config describes", _launch),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for an error that the user can put right, 130
+    for an interrupt."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        print(f"threestudio-asd {__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
+        COMMANDS[argv[0]][1](argv[1:])
+    except UserError as error:
+        if "--verbose" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {text}" for name, (text, _) in COMMANDS.items()]
+    return "\n".join(["usage: threestudio-asd COMMAND ...", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

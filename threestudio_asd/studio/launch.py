@@ -1,0 +1,91 @@
+"""``launch``: train, validate, test or export what a config describes."""
+
+import argparse
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio import log
+from threestudio_asd.studio.configfiles import find_config
+from threestudio_asd.studio.experiment import read_config, resolve_config
+from threestudio_asd.studio.extensions import load_extensions
+
+BUILTINS = ("threestudio_asd.studio.data", "threestudio_asd.studio.models")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
+
+
+def parser(prog: str = "launch.py") -> argparse.ArgumentParser:
+    """The options; everything else on the command line is ``key=value``."""
+    p = _Parser(prog=prog, description=__doc__, allow_abbrev=False)
+    p.add_argument("--config", required=True, help="path or short name of a config")
+    p.add_argument("--gpu", default="0", help="which CUDA device, counted from 0")
+    task = p.add_mutually_exclusive_group(required=True)
+    task.add_argument("--train", action="store_true", help="train, then test")
+    task.add_argument("--validate", action="store_true", help="render the validation views")
+    task.add_argument("--test", action="store_true", help="render the test views")
+    task.add_argument("--export", action="store_true", help="write the mesh")
+    p.add_argument("--verbose", action="store_true", help="debug messages, tracebacks")
+    p.add_argument("--typecheck", action="store_true", help="check tensor shapes while running")
+    p.add_argument("--gradio", action="store_true", help=argparse.SUPPRESS)
+    return p
+
+
+def main(argv: Sequence[str], plugins: Sequence[str] = (), prog: str = "launch.py") -> None:
+    """Run the command line ``argv``.
+
+    Args:
+        plugins: modules to import after the built-in ones; they register names and resolvers.
+
+    Raises:
+        UserError: whatever the person at the keyboard can put right.
+    """
+    args, overrides = parser(prog).parse_known_args(list(argv))
+    if args.gradio:
+        raise UserError("--gradio is not implemented in the bundled host; run without it.")
+    log.setup_logging(args.verbose)
+    source = find_config(args.config)
+    # All that can be known to be wrong is said before the imports, which take seconds.
+    raw = read_config(source, cli_args=overrides)
+    _require_file("resume", raw.get("resume"))
+    _choose_gpu(args.gpu)
+    if args.typecheck:
+        _check_types()
+    if not args.verbose:
+        warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning|torch\.utils")
+    for module in (*BUILTINS, *plugins):
+        importlib.import_module(module)
+    load_extensions()
+
+    from threestudio_asd.studio.run import run
+
+    run(args, source, resolve_config(raw))
+
+
+def _choose_gpu(gpu: str) -> None:
+    """Show CUDA this device only; as in threestudio, an existing CUDA_VISIBLE_DEVICES wins."""
+    if not gpu.isdigit():
+        raise UserError(f"--gpu {gpu}: the bundled host trains on one device; give its number.")
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu)
+
+
+def _require_file(key: str, path: Any) -> None:
+    if path is not None and not Path(str(path)).is_file():
+        raise UserError(f"{key}={path}: the checkpoint does not exist (or is not a file).")
+
+
+def _check_types() -> None:
+    try:
+        import beartype  # noqa: F401
+        from jaxtyping import install_import_hook
+    except ImportError as error:
+        raise UserError("--typecheck needs beartype: pip install beartype.") from error
+    install_import_hook("threestudio_asd", "beartype.beartype")

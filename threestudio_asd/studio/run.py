@@ -1,0 +1,117 @@
+"""One run of a parsed experiment: build, check, train or evaluate."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio import log
+from threestudio_asd.studio.callbacks import Progress, StopOnInterrupt, StopWhenNotFinite
+from threestudio_asd.studio.check import check_system
+from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
+from threestudio_asd.studio.registry import find
+from threestudio_asd.studio.snapshots import save_code, save_command, save_configs
+from threestudio_asd.studio.systems import BaseSystem
+from threestudio_asd.studio.trainer import (
+    check_arguments,
+    make_checkpoint_callback,
+    make_trainer,
+)
+
+
+def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
+    """Do what the command line ``args`` asks for with the experiment ``cfg``.
+
+    Args:
+        source: the file that the config came from.
+
+    Raises:
+        UserError: a bad config, checkpoint or output folder; always before the first step.
+    """
+    check_arguments("trainer", pl.Trainer, cfg.trainer)
+    check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
+    check_system(cfg, export=args.export)
+    checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
+    trial = _make_trial_folder(cfg)
+    log.info("%s", _device_line(args.gpu))
+    pl.seed_everything(cfg.seed, workers=True)
+    # One of --train's duties, but done first: it finds bad arguments before anything is built.
+    trainer = make_trainer(cfg.trainer, *_attachments(args, cfg, trial), verbose=args.verbose)
+    data = find(cfg.data_type)(cfg.data)
+    system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)
+    system.set_save_dir(trial / "save")
+    system.seed = data.seed = cfg.seed
+    if checkpoint is not None:
+        require_compatible(checkpoint["state_dict"], system.state_dict(), cfg.resume)
+        data.start_step = batches_seen(checkpoint)
+        progress = (int(checkpoint["epoch"]), int(checkpoint["global_step"]))
+        del checkpoint
+    elif not args.train and cfg.system.get("weights") is None:
+        log.warn("no resume=...: this evaluates an untrained system.")
+    if args.train:
+        _train(trainer, system, data, cfg, source, trial)
+        return
+    if cfg.resume is not None:
+        system.set_resume_status(*progress)
+    task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
+    task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+
+
+def _train(
+    trainer: pl.Trainer, system: BaseSystem, data: Any, cfg: Any, source: Path, trial: Path
+) -> None:
+    save_configs(trial / "configs", source, cfg)
+    save_command(trial / "cmd.txt")
+    save_code(trial / "code")
+    log.info("trial folder: %s", trial)
+    trainer.fit(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    if system.nonfinite_total:
+        log.warn("%d steps were not finite and were skipped.", system.nonfinite_total)
+    trainer.test(system, datamodule=data, verbose=False)
+
+
+def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[Any], list[Any]]:
+    """Callbacks and loggers."""
+    callbacks: list[Any] = []
+    if cfg.trainer.get("enable_progress_bar", True):
+        callbacks.append(Progress())
+    if not args.train:
+        return callbacks, []
+    last = trial / "ckpts" / "last.ckpt"
+    callbacks += [
+        StopOnInterrupt(last),
+        StopWhenNotFinite(last),
+        LearningRateMonitor(logging_interval="step"),
+        make_checkpoint_callback(str(last.parent), cfg.checkpoint),
+    ]
+    loggers = [
+        TensorBoardLogger(str(trial), name="tb_logs"),
+        CSVLogger(str(trial), name="csv_logs", flush_logs_every_n_steps=20),
+    ]
+    return callbacks, loggers
+
+
+def _make_trial_folder(cfg: Any) -> Path:
+    trial = Path(cfg.trial_dir)
+    probe = trial / ".writable"
+    try:
+        trial.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the trial folder {trial}: {error.strerror}. Choose another place"
+            " with exp_root_dir=..., or another name with tag=..."
+        ) from error
+    return trial
+
+
+def _device_line(gpu: str) -> str:
+    if torch.cuda.is_available():
+        return f"running on {torch.cuda.get_device_name(0)}"
+    return f"no CUDA device (--gpu {gpu}): running on the CPU"
