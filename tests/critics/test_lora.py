@@ -191,6 +191,7 @@ def test_wrong_uses_say_what_to_do(inputs, camera):
     with pytest.raises(UserError, match="class embedding"):
         net = FrozenUNet(make_unet(num_class_embeds=3), SCHEDULE)
         LoRACritic(net)
+    LoRACritic(net, camera=False)  # the refused critic left nothing behind
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

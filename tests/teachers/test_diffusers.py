@@ -1,6 +1,9 @@
+import runpy
 import shutil
 import socket
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import component_files, content_hash, resolve_model
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.random_sd import write_random_sd
+
+SCRIPT = Path(__file__).parents[2] / "scripts/random_sd.py"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,15 @@ def test_random_models_follow_the_seed(folder, tmp_path):
     assert content_hash(folder, ("unet",)) != content_hash(other, ("unet",))
     with pytest.raises(UserError, match="prediction"):
         write_random_sd(tmp_path, prediction_type="noise")
+
+
+def test_the_script_writes_what_was_asked(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    arguments = [str(folder), "--prediction-type", "v_prediction", "--sample-size", "4"]
+    monkeypatch.setattr(sys, "argv", ["random_sd.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    teacher = StableDiffusionTeacher.from_pretrained(folder)
+    assert (teacher.prediction_type, teacher.image_size) == ("v_prediction", 32)
 
 
 # Models that cannot be had

@@ -59,14 +59,14 @@ class LoRACritic(nn.Module):
         name: str = "critic",
     ) -> None:
         super().__init__()
+        if camera and net.unet.class_embedding is not None:
+            raise UserError("The critic's UNet has a class embedding already: use camera=False.")
         layers = _add_adapter(net.unet, name, rank, target_modules, init)
         # A tuple and a dict are not registered: the UNet stays out of parameters and state.
         self._net, self._layers, self.name = (net,), layers, name
         self.lora = _tree(layers, name)
         self.camera: CameraEmbedding | None = None
         if camera:
-            if net.unet.class_embedding is not None:
-                raise UserError("The critic's UNet has a class embedding already: camera=False.")
             width = net.unet.time_embedding.linear_2.out_features
             self.camera = CameraEmbedding(width, camera_dropout)
         self.to(net.device).float()
@@ -152,9 +152,8 @@ def _add_adapter(
 
     if name in getattr(unet, "peft_config", {}):
         raise UserError(f"The UNet has an adapter '{name}' already: give this critic another name.")
-    if not any(
-        module_name.endswith(tuple(target_modules)) for module_name, _ in unet.named_modules()
-    ):
+    endings = tuple(f".{module}" for module in target_modules)
+    if not any(f".{path}".endswith(endings) for path, _ in unet.named_modules()):
         raise UserError(f"No layer of the UNet ends in any of: {', '.join(target_modules)}.")
     trainable = [p for p in unet.parameters() if p.requires_grad]
     config = LoraConfig(

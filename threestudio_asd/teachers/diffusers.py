@@ -62,12 +62,13 @@ class StableDiffusionTeacher(Teacher):
         Raises:
             UserError: The model cannot be had (within 20 seconds), or an unknown precision.
         """
-        from diffusers import AutoencoderKL
-
         dtype = parse_dtype(dtype)
         if vae_dtype is None:
             vae_dtype = torch.float32 if dtype == torch.float16 else dtype
         folder = resolve_model(path_or_id)
+        # Late: a model that cannot be had is told before seconds of imports.
+        from diffusers import AutoencoderKL
+
         net = FrozenUNet.load(folder, dtype, device)
         vae = AutoencoderKL.from_pretrained(
             folder, subfolder="vae", torch_dtype=parse_dtype(vae_dtype)

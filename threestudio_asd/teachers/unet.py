@@ -15,7 +15,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """ "fp32", "bf16", "fp16" or the torch dtype itself; raises UserError on anything else."""
+    """The torch dtype of "fp32", "bf16" or "fp16"; raises UserError on anything else."""
     parsed = DTYPES.get(dtype, dtype)
     if parsed not in DTYPES.values():
         raise UserError(f"Unknown precision '{dtype}'; choose one of: {', '.join(DTYPES)}.")
@@ -56,9 +56,10 @@ class FrozenUNet:
 
         Raises UserError if the model cannot be had.
         """
+        folder = resolve_model(path_or_id, ("unet", "scheduler"))
+        # Late: a model that cannot be had is told before seconds of imports.
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
-        folder = resolve_model(path_or_id, ("unet", "scheduler"))
         unet = UNet2DConditionModel.from_pretrained(
             folder, subfolder="unet", torch_dtype=parse_dtype(dtype)
         )
