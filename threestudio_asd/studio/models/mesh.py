@@ -1,0 +1,89 @@
+"""A triangle mesh as tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from threestudio_asd.studio import log
+
+
+class Mesh:
+    """Vertices ``v_pos`` (scene units) and triangles ``t_pos_idx``, counter-clockwise seen from
+    outside; ``extras`` carries whatever else the maker wants to pass on."""
+
+    def __init__(
+        self, v_pos: Float[Tensor, "Nv 3"], t_pos_idx: Int[Tensor, "Nf 3"], **extras: Any
+    ) -> None:
+        self.v_pos, self.t_pos_idx = v_pos, t_pos_idx
+        self.extras = extras
+        self._v_nrm: Tensor | None = None
+        self._v_rgb: Tensor | None = None
+
+    def add_extra(self, key: str, value: Any) -> None:
+        self.extras[key] = value
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.v_pos.requires_grad
+
+    @property
+    def v_rgb(self) -> Float[Tensor, "Nv 3"] | None:
+        """Vertex colours in [0, 1], or None."""
+        return self._v_rgb
+
+    def set_vertex_color(self, v_rgb: Float[Tensor, "Nv 3"]) -> None:
+        if len(v_rgb) != len(self.v_pos):
+            raise ValueError(f"{len(v_rgb)} colours for {len(self.v_pos)} vertices")
+        self._v_rgb = v_rgb
+
+    @property
+    def v_nrm(self) -> Float[Tensor, "Nv 3"]:
+        """Unit vertex normals, area-weighted; +z where a vertex belongs to no area."""
+        if self._v_nrm is None:
+            self._v_nrm = self._vertex_normals()
+        return self._v_nrm
+
+    def _vertex_normals(self) -> Float[Tensor, "Nv 3"]:
+        a, b, c = self.v_pos[self.t_pos_idx].unbind(1)
+        face_normals = torch.linalg.cross(b - a, c - a, dim=-1)
+        total = torch.zeros_like(self.v_pos).index_add(
+            0, self.t_pos_idx.reshape(-1), face_normals.repeat_interleave(3, dim=0)
+        )
+        flat = (total * total).sum(-1, keepdim=True) <= 1e-20
+        return F.normalize(torch.where(flat, total.new_tensor([0.0, 0.0, 1.0]), total), dim=-1)
+
+    def remove_outlier(self, outlier_n_faces_threshold: int | float) -> "Mesh":
+        """This mesh without its small connected components.
+
+        An int is the least number of faces a component keeps its place with; a float is a
+        fraction of the largest component's. A mesh that requires gradients stays as it is.
+        """
+        if self.requires_grad:
+            log.debug("Mesh is differentiable: outliers stay.")
+            return self
+        faces = self.t_pos_idx.cpu().numpy()
+        n_vertices = len(self.v_pos)
+        start, end = faces[:, [0, 1]].reshape(-1), faces[:, [1, 2]].reshape(-1)
+        links = coo_array((np.ones(len(start)), (start, end)), shape=(n_vertices, n_vertices))
+        _, component = connected_components(links, directed=False)
+        n_faces = np.bincount(component[faces[:, 0]], minlength=component.max() + 1)
+        least = outlier_n_faces_threshold
+        if isinstance(least, float):
+            least = int(least * n_faces.max())
+        large = n_faces >= max(least, 1)
+        log.debug("Mesh keeps %d of %d components.", large.sum(), (n_faces > 0).sum())
+        return self._keep_vertices(torch.from_numpy(large[component]).to(self.v_pos.device))
+
+    def _keep_vertices(self, keep: Tensor) -> "Mesh":
+        new_index = keep.cumsum(0) - 1
+        faces = self.t_pos_idx[keep[self.t_pos_idx[:, 0]]]
+        mesh = Mesh(self.v_pos[keep], new_index[faces].to(faces.dtype), **self.extras)
+        if self._v_rgb is not None:
+            mesh.set_vertex_color(self._v_rgb[keep])
+        return mesh
