@@ -272,3 +272,40 @@ def test_only_the_files_that_are_read_are_wanted():
     assert component_files(names, "text_encoder")[-1] == "text_encoder/pytorch_model.bin"
     assert component_files(names, "tokenizer") == ["tokenizer/vocab.json"]
     assert component_files(names, "vae") == []
+
+
+# Models of the hub
+
+
+def test_a_copy_in_the_hub_cache_needs_no_network(folder, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--someone--something/snapshots/abc"
+    shutil.copytree(folder, snapshot)
+    (tmp_path / "models--someone--something/refs").mkdir()
+    (tmp_path / "models--someone--something/refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert resolve_model("someone/something").samefile(snapshot)
+    shutil.rmtree(snapshot / "vae")  # an interrupted download
+    with pytest.raises(UserError, match="not on this machine"):
+        resolve_model("someone/something")
+
+
+def test_a_download_takes_only_what_is_read(folder, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def snapshot_download(hub_id, local_files_only=False, revision=None, allow_patterns=None):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        asked.append((hub_id, revision, allow_patterns))
+        return str(folder)
+
+    names = ["README.md", "unet/config.json", "scheduler/scheduler_config.json"]
+    names += [f"unet/diffusion_pytorch_model{end}" for end in (".bin", ".safetensors")]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ("abc", names))
+    assert resolve_model("someone/something", ("unet", "scheduler")) == folder
+    wanted = [names[1], "unet/diffusion_pytorch_model.safetensors", names[2]]
+    assert asked == [("someone/something", "abc", wanted)]
+    with pytest.raises(UserError, match="on the hub lacks vae"):
+        resolve_model("someone/something", ("unet", "vae"))
