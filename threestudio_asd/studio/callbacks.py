@@ -13,6 +13,18 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 
 
+class SaveLastAfterValidation(Callback):
+    """``last.ckpt`` after each validation, as ``checkpoint.save_last`` meant when threestudio's
+    configs were written; today's ModelCheckpoint writes it beside its other checkpoints only."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.checkpoint)
+
+
 class StopOnInterrupt(Callback):
     """Ctrl-C ends the training after the current step, with a checkpoint; a second one aborts."""
 

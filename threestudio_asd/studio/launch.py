@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,6 @@ def main(argv: Sequence[str], plugins: Sequence[str] = (), prog: str = "launch.p
     _choose_gpu(args.gpu)
     if args.typecheck:
         _check_types()
-    if not args.verbose:
-        warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning|torch\.utils")
     for module in (*BUILTINS, *plugins):
         importlib.import_module(module)
     load_extensions()

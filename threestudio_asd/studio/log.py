@@ -1,6 +1,7 @@
 """Messages to the person at the terminal: threestudio's ``info``, ``debug`` and ``warn``."""
 
 import logging
+import warnings
 from functools import cache
 from typing import Any
 
@@ -20,15 +21,18 @@ def console() -> Any:
 
 
 def setup_logging(verbose: bool = False) -> None:
-    """Print messages through rich; ``verbose`` shows debug messages and Lightning's own."""
+    """Print messages through rich; ``verbose`` shows debug messages, too."""
     from rich.logging import RichHandler
 
     if not logger.handlers:
-        handler = RichHandler(
-            console=console(), show_time=False, show_path=False, rich_tracebacks=False
-        )
+        handler = RichHandler(console=console(), show_time=False, show_path=False)
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.ERROR)
+
+
+def quiet_lightning() -> None:
+    """Lightning's own messages: errors only. (Importing Lightning resets their level.)"""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils")

@@ -11,7 +11,12 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
-from threestudio_asd.studio.callbacks import Progress, StopOnInterrupt, StopWhenNotFinite
+from threestudio_asd.studio.callbacks import (
+    Progress,
+    SaveLastAfterValidation,
+    StopOnInterrupt,
+    StopWhenNotFinite,
+)
 from threestudio_asd.studio.check import check_system
 from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
 from threestudio_asd.studio.registry import find
@@ -33,6 +38,8 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     Raises:
         UserError: a bad config, checkpoint or output folder; always before the first step.
     """
+    if not args.verbose:
+        log.quiet_lightning()
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
     check_system(cfg, export=args.export)
@@ -83,6 +90,8 @@ def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[
     if not args.train:
         return callbacks, []
     last = trial / "ckpts" / "last.ckpt"
+    if cfg.checkpoint.get("save_last"):
+        callbacks.append(SaveLastAfterValidation(last))
     callbacks += [
         StopOnInterrupt(last),
         StopWhenNotFinite(last),

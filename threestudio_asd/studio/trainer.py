@@ -108,7 +108,8 @@ def make_checkpoint_callback(folder: str, arguments: Mapping[str, Any]) -> Model
         UserError: Lightning refuses the arguments.
     """
     try:
-        return ModelCheckpoint(dirpath=folder, **arguments)
+        # Without version numbers: a resumed trial replaces last.ckpt, no last-v1.ckpt appears.
+        return ModelCheckpoint(dirpath=folder, **{"enable_version_counter": False, **arguments})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"the config's checkpoint section: {error}") from error
 
