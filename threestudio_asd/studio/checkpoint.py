@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,11 @@ def _corrupt(path: Path) -> str:
 
 
 def _unpickling_message(path: Path, reason: str) -> str:
-    if "Unsupported" not in reason and "GLOBAL" not in reason:
+    found = re.search(r"GLOBAL (\S+)", reason)  # the name that the file asks to import
+    if found is None:
         return _corrupt(path)
     return (
-        f"the checkpoint {path} holds objects other than tensors and plain values; loading it"
-        " could run code from the file, so it is refused. Save its state_dict, epoch and"
-        " global_step as plain values in an environment that trusts it."
+        f"the checkpoint {path} holds more than tensors and plain values ({found.group(1)});"
+        " loading it could run code from the file, so it is refused. Save its state_dict, epoch"
+        " and global_step as plain values in an environment that trusts it."
     )

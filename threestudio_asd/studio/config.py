@@ -63,7 +63,7 @@ def parse_structured(fields: type, cfg: Any = None) -> Any:
     hints = typing.get_type_hints(fields)
     values = {key: _value(cfg, key, hints[key]) for key in cfg}
     try:
-        return OmegaConf.structured(fields(**values))
+        return OmegaConf.structured(_instance(fields, values))
     except OmegaConfBaseException as error:
         key = (error.full_key or error.key or "").split(".")[0].split("[")[0]
         if key not in values:
@@ -75,7 +75,9 @@ def parse_structured(fields: type, cfg: Any = None) -> Any:
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
     """``config`` as plain dicts, lists and scalars."""
-    return OmegaConf.to_container(config, resolve=resolve)
+    return (
+        OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
+    )
 
 
 def dump_config(path: str | os.PathLike, config: Any) -> None:
@@ -128,6 +130,24 @@ def type_members(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [m for arg in typing.get_args(hint) for m in type_members(arg)]
     return [hint]
+
+
+def _instance(fields: type, values: dict[str, Any]) -> Any:
+    """``fields(**values)``; run-time type checkers, which wrap ``__init__``, know no schedules."""
+    instance = object.__new__(fields)
+    for f in dataclasses.fields(fields):
+        if f.name in values:
+            value = values[f.name]
+        elif f.default_factory is not dataclasses.MISSING:
+            value = f.default_factory()
+        elif f.default is not dataclasses.MISSING:
+            value = f.default
+        else:
+            raise UserError(missing_value(f"{f.name} of {owner(fields)}"))
+        object.__setattr__(instance, f.name, value)
+    if hasattr(instance, "__post_init__"):
+        instance.__post_init__()
+    return instance
 
 
 def _value(cfg: DictConfig, key: Any, hint: Any) -> Any:

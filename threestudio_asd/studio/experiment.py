@@ -78,7 +78,7 @@ def read_config(
         UserError: unreadable or malformed YAML, a value that is missing (``???``), or an unknown
             top-level key.
     """
-    parts = [OmegaConf.create(str(y)) if from_string else _read_yaml(Path(y)) for y in yamls]
+    parts = [_read_yaml(str(y) if from_string else Path(y)) for y in yamls]
     try:
         cfg = OmegaConf.merge(*parts, _from_cli(cli_args), overrides)
         missing = sorted(OmegaConf.missing_keys(cfg))
@@ -117,16 +117,17 @@ def load_config(
     return resolve_config(cfg)
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_yaml(source: str | Path) -> DictConfig:
+    """The mapping in a file (a Path) or in YAML text."""
+    where = f"the config {source}" if isinstance(source, Path) else "the config"
     try:
-        cfg = OmegaConf.load(path)
+        cfg = OmegaConf.load(source) if isinstance(source, Path) else OmegaConf.create(source)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {path}: {error}") from error
+        raise UserError(f"cannot read {where}: {error}") from error
     except YAMLError as error:
-        place = " ".join(str(error).split())
-        raise UserError(f"the config {path} is not valid YAML: {place}") from error
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
-        raise UserError(f"the config {path} must be a mapping of keys to values.")
+        raise UserError(f"{where} must be a mapping of keys to values.")
     return cfg
 
 

@@ -62,7 +62,7 @@ def C_max(value: Any) -> int | float:
     return max(items[1], *items[2::2])
 
 
-def _segment(items: Sequence[float], global_step: int) -> Sequence[float]:
+def _segment(items: Sequence[int | float], global_step: int) -> Sequence[int | float]:
     """The four items of the segment that ``global_step`` is in."""
     if len(items) == 3:
         items = [0, *items]
