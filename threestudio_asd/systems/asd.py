@@ -1,4 +1,4 @@
-"""``asd-system``: a 3D model as generator, the guidance's critic as discriminator, one joint loss."""
+"""``asd-system``: a 3D model as generator, the guidance's critic as discriminator."""
 
 from dataclasses import dataclass
 from typing import Any

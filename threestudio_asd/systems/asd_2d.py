@@ -22,7 +22,7 @@ class Particles(nn.Module):
     Pixels pass through a sigmoid, so that they stay in range whatever the optimiser does.
     """
 
-    def __init__(self, n: int, shape: tuple[int, int, int], latents: bool, init_std: float) -> None:
+    def __init__(self, n: int, shape: tuple[int, ...], latents: bool, init_std: float) -> None:
         super().__init__()
         self.latents = latents
         self.value = nn.Parameter(init_std * torch.randn(n, *shape))
@@ -45,8 +45,8 @@ class ASD2DSystem(host.BaseSystem):
         n_particles: int = 4
         parametrization: str = "latents"
         """``latents`` of the teacher, or ``pixels`` that are encoded in every step."""
-        shape: list[int] = field(default_factory=lambda: [4, 64, 64])
-        """(C, H, W) of a particle: the teacher's latent shape, or (3, H, W) for pixels."""
+        shape: list[int] | None = None
+        """(C, H, W) of a particle; by default the latents or images that the teacher knows."""
         init_std: float = 1.0
         guidance_type: str = ""
         guidance: dict = field(default_factory=dict)
@@ -61,16 +61,32 @@ class ASD2DSystem(host.BaseSystem):
                 f"Unknown parametrization '{self.cfg.parametrization}'; "
                 "choose one of: latents, pixels."
             )
+        if self.cfg.n_particles < 1:
+            raise UserError(f"system.n_particles must be at least 1; got {self.cfg.n_particles}.")
+        self.prompt_processor = host.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
+        self.prompt_utils = self.prompt_processor()
+        self.guidance = host.find(self.cfg.guidance_type)(self.cfg.guidance)
         latents = self.cfg.parametrization == "latents"
-        shape = tuple(self.cfg.shape)
+        self.particles = Particles(
+            self.cfg.n_particles, self._shape(latents), latents, self.cfg.init_std
+        )
+
+    def _shape(self, latents: bool) -> tuple[int, ...]:
+        teacher = getattr(self.guidance, "teacher", None)
+        if self.cfg.shape is not None:
+            shape = tuple(self.cfg.shape)
+        elif teacher is None:
+            raise UserError(
+                f"system.shape must be given with guidance_type {self.cfg.guidance_type}, such as "
+                "[4, 64, 64] for Stable Diffusion's latents."
+            )
+        else:
+            shape = teacher.latent_shape if latents else (3, *[teacher.image_size] * 2)
         if len(shape) != 3 or (not latents and shape[0] != 3):
             raise UserError(
                 f"system.shape must be [C, H, W], with C = 3 for pixels; got {list(shape)}."
             )
-        self.prompt_processor = host.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
-        self.prompt_utils = self.prompt_processor()
-        self.guidance = host.find(self.cfg.guidance_type)(self.cfg.guidance)
-        self.particles = Particles(self.cfg.n_particles, shape, latents, self.cfg.init_std)
+        return shape
 
     def forward(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B H W C"]:
         """Particles as a render would come: channels last."""

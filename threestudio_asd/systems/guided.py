@@ -16,7 +16,7 @@ def guidance_losses(system: Any, guidance_out: dict[str, Any]) -> Tensor:
     total: Any = 0.0
     for name, value in guidance_out.items():
         if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
-            system.log(f"train/{name}", float(value))
+            system.log(f"train/{name}", value)
         if not name.startswith("loss_"):
             continue
         key = name.replace("loss_", "lambda_", 1)

@@ -13,7 +13,7 @@ def sparsity_loss(opacity: Float[Tensor, "*B 1"]) -> Float[Tensor, ""]:
 def opaque_loss(opacity: Float[Tensor, "*B 1"]) -> Float[Tensor, ""]:
     """Binary entropy of the opacity in nats: pulls every ray to 0 or 1, against fog."""
     p = opacity.clamp(1e-3, 1 - 1e-3)
-    return torch.nn.functional.binary_cross_entropy(p, p)
+    return (torch.special.entr(p) + torch.special.entr(1 - p)).mean()
 
 
 def orientation_loss(
