@@ -3,7 +3,7 @@
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def batches_seen(checkpoint: Mapping[str, Any]) -> int:
 def load_module_weights(
     path: str | os.PathLike,
     module_name: str | None = None,
-    ignore_modules: list[str] | None = None,
+    ignore_modules: Iterable[str] | None = None,
 ) -> tuple[dict[str, torch.Tensor], int, int]:
     """Part of a checkpoint's weights.
 

@@ -58,13 +58,9 @@ def _corners(
     positions: np.ndarray, textures: np.ndarray | None, normals: bool
 ) -> list[tuple[str, ...]]:
     """position/texture/normal of each corner, counted from 1."""
-    textures = positions if textures is None else textures
-    has_texture = textures is not positions
-    rows = zip((positions + 1).tolist(), (textures + 1).tolist(), strict=True)
-    return [
-        tuple(
-            f"{p}/{t if has_texture else ''}/{p if normals else ''}".rstrip("/")
-            for p, t in zip(position, texture, strict=True)
-        )
-        for position, texture in rows
-    ]
+    rows = []
+    for i, positions_of_face in enumerate((positions + 1).tolist()):
+        texture = ["", "", ""] if textures is None else (textures[i] + 1).tolist()
+        corners = zip(positions_of_face, texture, strict=True)
+        rows.append(tuple(f"{p}/{t}/{p if normals else ''}".rstrip("/") for p, t in corners))
+    return rows

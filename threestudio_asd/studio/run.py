@@ -44,6 +44,11 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
     check_system(cfg, export=args.export)
     checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
+    if args.train and checkpoint is not None and "optimizer_states" not in checkpoint:
+        raise UserError(
+            f"the checkpoint {cfg.resume} has weights but no training state: start a new trial"
+            " from it with system.weights=... instead of resume=..."
+        )
     trial = _make_trial_folder(cfg)
     log.info("%s", _device_line(args.gpu))
     pl.seed_everything(cfg.seed, workers=True)

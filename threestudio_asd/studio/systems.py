@@ -1,5 +1,6 @@
 """Base classes of the systems that a config trains: threestudio's keys and life cycle."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,7 @@ class BaseSystem(FiniteStepsMixin, pl.LightningModule, Updateable, SaverMixin):
     def post_configure(self) -> None:
         """Called when the weights are loaded."""
 
-    def load_weights(self, weights: str, ignore_modules: list[str] | None = None) -> None:
+    def load_weights(self, weights: str, ignore_modules: Iterable[str] | None = None) -> None:
         """Load a checkpoint's weights (not its training state), except ``ignore_modules``."""
         state, epoch, global_step = load_module_weights(weights, ignore_modules=ignore_modules)
         try:

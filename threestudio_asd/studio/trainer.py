@@ -48,7 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        return load_checkpoint(path)
+        # Lightning reads the version even where nothing but weights is needed.
+        return {"pytorch-lightning_version": pl.__version__, **load_checkpoint(path)}
 
 
 def check_arguments(section: str, cls: type, values: DictConfig) -> None:

@@ -1,0 +1,238 @@
+"""Systems without a launcher: optimisers, weights, updates, modes, sections of a config."""
+
+from dataclasses import dataclass
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+from threestudio_asd.errors import ConfigKeyError, UserError
+from threestudio_asd.studio.base import BaseModule, BaseObject, Updateable
+from threestudio_asd.studio.checkpoint import save_atomically
+from threestudio_asd.studio.lift3d import BaseLift3DSystem
+from threestudio_asd.studio.optimizers import parse_optimizer, parse_scheduler
+from threestudio_asd.studio.seeding import seed_step
+from threestudio_asd.studio.systems import BaseSystem
+from threestudio_asd.studio.trainer import check_arguments
+
+
+class Net(BaseModule):
+    @dataclass
+    class Config(BaseModule.Config):
+        width: int = 2
+
+    def configure(self):
+        self.encoding = nn.Linear(self.cfg.width, 2)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.steps = []
+
+    def update_step(self, epoch, global_step, on_load_weights=False):
+        self.steps.append((epoch, global_step, on_load_weights))
+
+
+class System(BaseSystem):
+    def configure(self):
+        self.geometry = Net()
+        self.background = nn.Linear(2, 2)
+
+
+def optimizer(**section):
+    return OmegaConf.create({"name": "AdamW", "args": {"lr": 0.1}, **section})
+
+
+def test_only_listed_modules_are_trained():
+    system = System({})
+    params = {"geometry.encoding": {"lr": 0.01}, "geometry.scale": {"lr": 0.02}}
+    groups = parse_optimizer(optimizer(params=params), system).param_groups
+    assert [(g["name"], g["lr"], len(g["params"])) for g in groups] == [
+        ("geometry.encoding", 0.01, 2),
+        ("geometry.scale", 0.02, 1),
+    ]
+    (everything,) = parse_optimizer(optimizer(), system).param_groups
+    assert len(everything["params"]) == len(list(system.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "Adamm"}, "did you mean Adam"),
+        ({"name": "step"}, r"optimizer\.name=step"),
+        ({"args": {"lrr": 1}}, "AdamW does not accept this.*lrr"),
+        ({"params": {"geometri": {"lr": 1}}}, "did you mean geometry"),
+        ({"params": {"geometry.encoder": {"lr": 1}}}, "did you mean encoding"),
+        ({"params": {"seed": {"lr": 1}}}, "name a module or parameter"),
+    ],
+)
+def test_bad_optimizers(section, message):
+    with pytest.raises(UserError, match=message):
+        parse_optimizer(optimizer(**section), System({}))
+
+
+def learning_rates(section, steps):
+    weight = nn.Parameter(torch.ones(1))
+    sgd = torch.optim.SGD([weight], lr=1.0)
+    made = parse_scheduler(OmegaConf.create(section), sgd)
+    rates = []
+    for _ in range(steps):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        made["scheduler"].step()
+    return made["interval"], rates
+
+
+HALF = {"name": "ConstantLR", "args": {"factor": 0.5, "total_iters": 100}}
+DECAY = {"name": "ExponentialLR", "args": {"gamma": 0.1}}
+
+
+def test_schedulers():
+    assert learning_rates({**DECAY, "interval": "step"}, 3) == (
+        "step",
+        pytest.approx([1, 0.1, 0.01]),
+    )
+    assert learning_rates(DECAY, 1)[0] == "epoch"
+    sequence = {"name": "SequentialLR", "schedulers": [HALF, DECAY], "milestones": [2]}
+    assert learning_rates(sequence, 4)[1] == pytest.approx([0.5, 0.5, 1.0, 0.1])
+    chain = {"name": "ChainedScheduler", "schedulers": [HALF, DECAY]}
+    assert learning_rates(chain, 3)[1] == pytest.approx([0.5, 0.05, 0.005])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "ExponentialR"}, "did you mean ExponentialLR"),
+        ({**DECAY, "interval": "hour"}, '"epoch" or "step"'),
+        ({"name": "ExponentialLR", "args": {"gama": 1}}, "ExponentialLR does not accept this"),
+    ],
+)
+def test_bad_schedulers(section, message):
+    with pytest.raises(UserError, match=message):
+        learning_rates(section, 1)
+
+
+def test_weights_of_an_earlier_trial(tmp_path):
+    source = System({})
+    path = tmp_path / "last.ckpt"
+    state = {"state_dict": source.state_dict(), "epoch": 2, "global_step": 9}
+    save_atomically(state, path)
+    system = System({"weights": str(path), "weights_ignore_modules": ["background"]})
+    assert torch.equal(system.geometry.encoding.weight, source.geometry.encoding.weight)
+    assert not torch.equal(system.background.weight, source.background.weight)
+    assert system.geometry.steps == [(2, 9, True)]
+
+    class Wider(System):
+        def configure(self):
+            super().configure()
+            self.background = nn.Linear(3, 3)
+
+    with pytest.raises(UserError, match="weights_ignore_modules"):
+        Wider({"weights": str(path)})
+
+
+def test_status_of_a_resumed_evaluation():
+    system = System({})
+    assert (system.true_global_step, system.C([0, 1.0, 2.0, 10])) == (0, 1.0)
+    system.set_resume_status(3, 5)
+    assert (system.true_current_epoch, system.true_global_step) == (3, 5)
+    assert system.C([0, 1.0, 2.0, 10]) == 1.5
+
+
+def test_updates_reach_public_attributes_once():
+    calls = []
+
+    class Part(BaseObject):
+        def configure(self, name):
+            self.name = name
+
+        def update_step(self, epoch, global_step, on_load_weights=False):
+            calls.append((self.name, global_step))
+
+        def update_step_end(self, epoch, global_step):
+            calls.append((self.name, "end"))
+
+    class Whole(Part):
+        def configure(self, name):
+            super().configure(name)
+            self.part = Part(None, "part")
+            self._private = Part(None, "private")
+            self.other = 3
+
+        @property
+        def alias(self):
+            return self.part
+
+    whole = Whole(None, "whole")
+    whole.do_update_step(0, 7)
+    whole.do_update_step_end(0, 7)
+    assert calls == [("part", 7), ("whole", 7), ("part", "end"), ("whole", "end")]
+    system = System({})
+    system.do_update_step(0, 4)
+    assert system.geometry.steps == [(0, 4, False)]
+    assert isinstance(system, Updateable)
+
+
+def test_modes_survive_a_validation():
+    class Renderer(nn.Module):
+        randomized = True
+
+        def train(self, mode=True):
+            self.randomized = mode
+            return super().train(mode)
+
+    system = System({})
+    system.renderer = Renderer()
+    system.teacher = nn.Dropout().eval()
+    system.on_validation_model_eval()
+    assert not system.renderer.randomized and not system.geometry.training
+    system.on_validation_model_train()
+    assert system.renderer.randomized and system.geometry.training
+    assert not system.teacher.training
+
+
+def test_random_numbers_depend_on_seed_and_batch_only():
+    def draw(seed, batch):
+        seed_step(seed, batch)
+        return torch.rand(4).tolist()
+
+    assert draw(0, 5) == draw(0, 5)
+    numbers = [tuple(draw(seed, batch)) for seed in range(4) for batch in range(4)]
+    assert len(set(numbers)) == 16
+
+
+def test_geometry_conversion_is_refused_by_name():
+    with pytest.raises(UserError, match=r"system\.geometry_convert_from=x\.ckpt.*not implemented"):
+        BaseLift3DSystem({"geometry_convert_from": "x.ckpt"})
+
+
+def test_wandb_is_refused_by_name():
+    with pytest.raises(UserError, match=r"system\.loggers\.wandb\.enable"):
+        System({"loggers": {"wandb": {"enable": True}}})
+    System({"loggers": {"wandb": {"enable": False, "project": "p"}}})
+
+
+@pytest.mark.parametrize(
+    ("section", "cls", "values", "message"),
+    [
+        ("trainer", pl.Trainer, {"max_steps": "abc"}, "max_steps = 'abc' has the wrong type.*int"),
+        ("trainer", pl.Trainer, {"max_step": 3}, "did you mean max_steps"),
+        ("trainer", pl.Trainer, {"callbacks": []}, "the launcher sets it"),
+        ("trainer", pl.Trainer, {"log_every_n_steps": 1.5}, "log_every_n_steps"),
+        ("checkpoint", ModelCheckpoint, {"save_topk": 1}, "did you mean save_top_k"),
+        ("checkpoint", ModelCheckpoint, {"save_top_k": "all"}, "expects int"),
+    ],
+)
+def test_bad_sections(section, cls, values, message):
+    with pytest.raises(ConfigKeyError, match=message):
+        check_arguments(section, cls, OmegaConf.create({section: values})[section])
+
+
+def test_good_sections():
+    trainer = {
+        "max_steps": 5, "precision": "16-mixed", "val_check_interval": 200,
+        "gradient_clip_val": 1, "check_val_every_n_epoch": None, "enable_progress_bar": True,
+    }  # fmt: skip
+    check_arguments("trainer", pl.Trainer, OmegaConf.create(trainer))
+    checkpoint = {"save_last": True, "save_top_k": -1, "every_n_train_steps": 10}
+    check_arguments("checkpoint", ModelCheckpoint, OmegaConf.create(checkpoint))
