@@ -112,6 +112,15 @@ def test_resolvers_register_once():
     assert load_config("seed: ${add:1,2}", from_string=True).seed == 3
 
 
+def test_a_resolvers_own_message():
+    def refuse(name):
+        raise UserError(f"no model {name}, take another")
+
+    register_resolver("refuse_for_test", refuse)
+    with pytest.raises(UserError, match=r"^config key data\.x: no model a, take another$"):
+        load_config("data: {x: '${refuse_for_test:a}'}", from_string=True)
+
+
 def test_trial_folder_and_overrides(tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("name: n\ntag: t\nseed: 1\n")

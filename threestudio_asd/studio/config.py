@@ -183,6 +183,11 @@ def unresolved(error: BaseException) -> str:
     """The message for an interpolation that OmegaConf cannot resolve."""
     where = getattr(error, "full_key", None)
     prefix = f"config key {where}: " if where else "the config: "
+    origin: BaseException | None = error
+    while origin is not None and not isinstance(origin, UserError):
+        origin = origin.__cause__ or origin.__context__
+    if origin is not None:  # a resolver's own message
+        return f"{prefix}{origin}"
     if isinstance(error, InterpolationToMissingValueError):
         return f"{prefix}it refers to a value that is left open ({first_line(error)})."
     if isinstance(error, UnsupportedInterpolationType):

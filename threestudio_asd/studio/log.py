@@ -20,13 +20,19 @@ def console() -> Any:
     return Console(stderr=True)
 
 
-def setup_logging(verbose: bool = False) -> None:
-    """Print messages through rich; ``verbose`` shows debug messages, too."""
-    from rich.logging import RichHandler
+class _ConsoleHandler(logging.Handler):
+    """One line a message, whatever the terminal's width: paths stay whole."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname:<7} {self.format(record)}"
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console().print(text, style=style, soft_wrap=True, markup=False, highlight=False)
+
+
+def setup_logging(verbose: bool = False) -> None:
+    """Print messages on stderr; ``verbose`` shows debug messages, too."""
     if not logger.handlers:
-        handler = RichHandler(console=console(), show_time=False, show_path=False)
-        logger.addHandler(handler)
+        logger.addHandler(_ConsoleHandler())
         logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
