@@ -131,7 +131,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Evaluate the scheduled settings for step ``global_step``."""
         cfg = self.cfg
         low, high, clip = (
-            None if value is None else host.C(value, epoch, global_step)
+            None if value is None else float(host.C(value, epoch, global_step))
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
         )
         self.timesteps = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, low, high)
