@@ -18,19 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from threestudio_asd.critics.lora import LoRACritic
-from threestudio_asd.distill.critic import asd_objective
-from threestudio_asd.distill.critic_step import CriticSettings, CriticStep, gamma_teacher
-from threestudio_asd.distill.guidance import classifier_free_guidance, guided
+from threestudio_asd.distill.critic_step import CriticSettings
+from threestudio_asd.distill.guidance import guided
 from threestudio_asd.distill.methods import ASD
-from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.schedule import NoiseSchedule, from_epsilon
 from threestudio_asd.distill.weighting import weight
+from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.step import DistillationStep, Draw
+from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
 TOLERANCE = 1e-4
 SCHEDULE = NoiseSchedule.scaled_linear()
-RESULTS = ("noise_pred", "critic_pred", "grad")
-CRITIC_RESULTS = ("loss_critic", "critic_grad_norm", "camera_grad_norm")
 
 
 def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
@@ -42,80 +41,64 @@ def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
 
 
 def _errors(case: dict, x: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, float]:
-    teacher, critic = _networks(case, weights)
-    got = _generator(case, x, teacher, critic) | _critic(case, x, teacher, critic)
+    got = _results(case, x, _step(case, weights))
     return {
-        name: ((got[name] - x[name].squeeze()).abs().max() / x[name].abs().max()).item()
-        for name in RESULTS + CRITIC_RESULTS
+        name: ((value - x[name].squeeze()).abs().max() / x[name].abs().max()).item()
+        for name, value in got.items()
     }
 
 
-def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[FrozenUNet, LoRACritic]:
-    teacher = FrozenUNet(_unet(_part(weights, "teacher")), SCHEDULE)
+class UNetTeacher(Teacher):
+    """A UNet alone; the cases begin with latents and embeddings."""
+
+    def __init__(self, net: FrozenUNet) -> None:
+        self.net, self.schedule, self.prediction_type = net, net.schedule, net.prediction_type
+
+    def epsilon(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.net.epsilon(x_t, t, condition)
+
+    encode = decode = embed_text = None
+
+
+def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[UNetTeacher, LoRACritic]:
+    kind = case.get("teacher_prediction_type", "epsilon")
+    teacher = FrozenUNet(_unet(_part(weights, "teacher")), SCHEDULE, kind)
     unet = teacher.unet if case["single_model"] else _unet(_part(weights, "critic"))
     critic = LoRACritic(FrozenUNet(unet, SCHEDULE, case["critic_prediction_type"]), rank=4)
     lora = {f"lora.{key}.weight": value for key, value in _part(weights, "lora").items()}
     camera = {f"camera.mlp.{key}": value for key, value in _part(weights, "camera").items()}
     critic.load_state_dict(lora | camera)
-    return teacher, critic
+    return UNetTeacher(teacher), critic
 
 
-def _generator(case: dict, x: dict, teacher: FrozenUNet, critic: LoRACritic) -> dict[str, Tensor]:
-    t, x_t = x["t"], SCHEDULE.add_noise(x["latents"], x["noise"], x["t"])
-    scale = case["guidance_scale_lora"]
-    with torch.no_grad():
-        prediction = critic.predict(x_t, t, x["embed_plain"], x["camera"])
-        if scale != 1.0:
-            null = critic.predict(x_t, t, x["embed_uncond"])
-            prediction = classifier_free_guidance(null, prediction, scale)
-        scores = Scores(
-            x_t=x_t,
-            t=t,
-            noise=x["noise"],
-            null=teacher.epsilon(x_t, t, x["embed_uncond"]),
-            cond=teacher.epsilon(x_t, t, x["embed_view"]),
-            critic=to_epsilon(SCHEDULE, prediction, x_t, t, critic.prediction_type),
-            **_negatives(case, x, teacher, x_t, t),
-        )
-    w = weight(case["weighting"], SCHEDULE, t, x_t)
-    grad = ASD.gradient(scores, case["guidance_scale"], w)
-    noise_pred = guided(scores, case["guidance_scale"])
-    return {"noise_pred": noise_pred, "critic_pred": prediction, "grad": grad}
-
-
-def _critic(case: dict, x: dict, teacher: FrozenUNet, critic: LoRACritic) -> dict[str, Tensor]:
+def _step(case: dict, weights: dict[str, Tensor]) -> DistillationStep:
+    """The step of the guidance with the case's networks and settings."""
+    teacher, critic = _networks(case, weights)
     settings = CriticSettings(gamma=case["gamma"], gamma_target="official")
-    t, noise = x["t_critic"], x["noise_critic"]
-    x_t = SCHEDULE.add_noise(x["latents"], noise, t)
-    with torch.no_grad():
-        cond = teacher.epsilon(x_t, t, x["embed_view"])
-        negatives = _negatives(case, x, teacher, x_t, t)
-    step = CriticStep(
-        prediction=critic.predict(x_t, t, x["embed_plain"], x["camera"]),
-        prediction_type=critic.prediction_type,
-        schedule=SCHEDULE,
-        x0=x["latents"],
-        noise=noise,
-        x_t=x_t,
-        t=t,
-        teacher=gamma_teacher(settings, cond, **negatives),
-    )
-    loss = torch.stack(list(asd_objective(step, settings).values())).sum()
+    return DistillationStep(ASD, teacher, critic, settings, case["guidance_scale_lora"])
+
+
+def _results(case: dict, x: dict[str, Tensor], step: DistillationStep) -> dict[str, Tensor]:
+    negatives = {}
+    if case["perp_neg"]:
+        negatives["negatives"] = x["embed_neg"].unflatten(0, x["neg_weights"].shape)
+        negatives["negative_weights"] = x["neg_weights"]
+    text = Conditions(x["embed_view"], x["embed_uncond"], x["embed_plain"], **negatives)
+    draws = Draw(x["t"], x["noise"]), Draw(x["t_critic"], x["noise_critic"])
+    result = step.evaluate(x["latents"], text, x["camera"], *draws)
+    loss = torch.stack(list(result.critic_terms.values())).sum()
     loss.backward()
+    scores, scale = result.scores, case["guidance_scale"]
+    w = weight(case["weighting"], SCHEDULE, scores.t, scores.x_t)
+    kind = step.critic.prediction_type
     return {
+        "noise_pred": guided(scores, scale),
+        "critic_pred": from_epsilon(SCHEDULE, scores.critic, scores.x_t, scores.t, kind),
+        "grad": step.method.gradient(scores, scale, w),
         "loss_critic": loss.detach(),
-        "critic_grad_norm": _grad_norm(critic.lora),
-        "camera_grad_norm": _grad_norm(critic.camera),
+        "critic_grad_norm": _grad_norm(step.critic.lora),
+        "camera_grad_norm": _grad_norm(step.critic.camera),
     }
-
-
-def _negatives(case: dict, x: dict, teacher: FrozenUNet, x_t: Tensor, t: Tensor) -> dict:
-    if not case["perp_neg"]:
-        return {}
-    k = x["neg_weights"].shape[1]
-    repeated = x_t.repeat_interleave(k, 0), t.repeat_interleave(k, 0)
-    negatives = teacher.epsilon(*repeated, x["embed_neg"]).unflatten(0, (-1, k))
-    return {"negatives": negatives, "negative_weights": x["neg_weights"]}
 
 
 def _unet(state: dict[str, Tensor]) -> UNet2DConditionModel:
