@@ -29,14 +29,20 @@ from threestudio_asd.kernels._warp import (
 if TYPE_CHECKING:
     from threestudio_asd.kernels.hashgrid import GridSpec
 
+# Factors of the spatial hash (Müller et al. 2022, equation 4).
+PRIMES = (1, 2654435761, 805459861)
+
 
 @functools.lru_cache(maxsize=64)
 def _level_arrays(spec: "GridSpec", device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     from threestudio_asd.kernels._hashgrid_kernels import build
 
     wp, Level = warp(), build(spec.n_features_per_level, dtype).Level
-    rows = list(zip(spec.offsets, spec.sizes, spec.resolutions, spec.hashed, strict=False))
-    levels = np.array(rows, dtype=Level.numpy_dtype())
+    levels = np.zeros(spec.n_levels, dtype=Level.numpy_dtype())
+    for level, resolution in enumerate(spec.resolutions):
+        hashed = spec.hashed[level]
+        strides = PRIMES[1:] if hashed else (resolution, resolution**2)
+        levels[level] = (spec.offsets[level], spec.sizes[level], *strides, hashed)
     return (
         wp.array(levels, dtype=Level, device=str(device)),
         wp.array(spec.scales, dtype=scalar_type(dtype), device=str(device)),

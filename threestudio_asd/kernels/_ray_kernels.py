@@ -1,8 +1,7 @@
 """Warp kernels over rays: marching through an occupancy grid, sums over the samples of a ray."""
 
 import functools
-from types import SimpleNamespace
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 
@@ -13,54 +12,41 @@ wp = warp()
 
 @no_type_check  # annotations of kernels are Warp types
 @functools.cache
-def build_march() -> SimpleNamespace:
-    """The ray marcher, float32; one work item is a ray."""
-    module = wp.get_module(f"{__name__}.march")
-    Box = wp.types.matrix((2, 3), float)
+def build_march() -> Any:
+    """The ray marcher, float32; one work item is a ray; ``write`` 0 counts, 1 writes.
+
+    It works in cells of the finest grid, relative to the common centre of the nested boxes:
+    q = (o - centre) / cell + t d / cell, so level l, of cells 2^l as large, holds all |q| <= 2^l h
+    with h half the resolution. Every step is looked up: leaping over empty cells cost more.
+    """
 
     @wp.func
-    def box_of(aabbs: wp.array2d(dtype=float), level: int):
-        return Box(
-            aabbs[level, 0], aabbs[level, 1], aabbs[level, 2],
-            aabbs[level, 3], aabbs[level, 4], aabbs[level, 5],
-        )  # fmt: skip
+    def inside(q: wp.vec3, half: wp.vec3):
+        return wp.abs(q[0]) <= half[0] and wp.abs(q[1]) <= half[1] and wp.abs(q[2]) <= half[2]
 
     @wp.func
-    def slab(o: wp.vec3, d: wp.vec3, low: wp.vec3, high: wp.vec3, near: float, far: float):
-        """[enter, leave) of the ray in the box, cut to [near, far); empty if enter >= leave."""
+    def slab(o: wp.vec3, d: wp.vec3, half: wp.vec3, near: float, far: float):
+        """[enter, leave) of the ray in the box |q| <= half, cut to [near, far)."""
         enter = near
         leave = far
-        if d[0] == 0.0 and d[1] == 0.0 and d[2] == 0.0:
-            leave = enter
         for axis in range(3):
             if d[axis] != 0.0:
-                a = (low[axis] - o[axis]) / d[axis]
-                b = (high[axis] - o[axis]) / d[axis]
-                enter = wp.max(enter, wp.min(a, b))
-                leave = wp.min(leave, wp.max(a, b))
-            elif o[axis] < low[axis] or o[axis] > high[axis]:
+                middle = -o[axis] / d[axis]
+                reach = wp.abs(half[axis] / d[axis])
+                enter = wp.max(enter, middle - reach)
+                leave = wp.min(leave, middle + reach)
+            elif wp.abs(o[axis]) > half[axis]:
                 leave = enter
+        if wp.length_sq(d) == 0.0:
+            leave = enter
         return wp.vec2(enter, leave)
-
-    @wp.func
-    def finest_level(p: wp.vec3, aabbs: wp.array2d(dtype=float)):
-        level = int(0)
-        while level < aabbs.shape[0] - 1:
-            box = box_of(aabbs, level)
-            if (
-                p[0] >= box[0, 0] and p[1] >= box[0, 1] and p[2] >= box[0, 2]
-                and p[0] <= box[1, 0] and p[1] <= box[1, 1] and p[2] <= box[1, 2]
-            ):  # fmt: skip
-                break
-            level += 1
-        return level
 
     @wp.func
     def steps_before(t: float, near: float, step: float):
         """The last k whose midpoint near + (k + 1/2) step is not after t."""
         return int(wp.clamp((t - near) / step - 0.5, 0.0, 1.0e9))
 
-    @wp.kernel(module=module, enable_backward=False)
+    @wp.kernel(module="unique", enable_backward=False)
     def march(
         first: int, stride: int, rays_o: wp.array(dtype=wp.vec3), rays_d: wp.array(dtype=wp.vec3),
         nears: wp.array(dtype=float), fars: wp.array(dtype=float),
@@ -71,14 +57,17 @@ def build_march() -> SimpleNamespace:
     ):  # fmt: skip
         item, _inner = wp.tid()
         ray = first + stride * item
-        o = rays_o[ray]
-        d = rays_d[ray]
+        box_low = wp.vec3(aabbs[0, 0], aabbs[0, 1], aabbs[0, 2])
+        box_high = wp.vec3(aabbs[0, 3], aabbs[0, 4], aabbs[0, 5])
+        half = 0.5 * wp.vec3(float(grid.shape[1]), float(grid.shape[2]), float(grid.shape[3]))
+        cell = wp.cw_div(box_high - box_low, 2.0 * half)
+        o = wp.cw_div(rays_o[ray] - 0.5 * (box_low + box_high), cell)
+        d = wp.cw_div(rays_d[ray], cell)
+        top = grid.shape[0] - 1
         near = nears[ray]
-        outer = box_of(aabbs, aabbs.shape[0] - 1)
-        span = slab(o, d, outer[0], outer[1], near, fars[ray])
-        res = wp.vec3(float(grid.shape[1]), float(grid.shape[2]), float(grid.shape[3]))
+        span = slab(o, d, half * float(1 << top), near, fars[ray])
         count = wp.int64(0)
-        k = int(0)
+        k = wp.int32(0)
         t = near
         if cone == 0.0:
             k = steps_before(span[0], near, step)
@@ -88,18 +77,19 @@ def build_march() -> SimpleNamespace:
             mid = t + 0.5 * dt
             if mid >= span[1]:
                 break
-            k_next = k + 1
+            k += 1
             t_next = t + dt
             if cone == 0.0:
-                t_next = near + float(k_next) * step
+                t_next = near + float(k) * step
             elif t_next <= t:
                 break  # the step vanishes in float32's rounding
             if mid >= span[0]:
-                p = o + mid * d
-                level = finest_level(p, aabbs)
-                box = box_of(aabbs, level)
-                cell = wp.cw_div(box[1] - box[0], res)
-                q = wp.cw_div(p - box[0], cell)
+                q = o + mid * d
+                level = wp.int32(0)
+                while level < top and not inside(q, half):
+                    q = 0.5 * q
+                    level += 1
+                q = q + half
                 # The clamp catches midpoints that rounding puts behind a face.
                 x = wp.clamp(int(q[0]), 0, grid.shape[1] - 1)
                 y = wp.clamp(int(q[1]), 0, grid.shape[2] - 1)
@@ -111,29 +101,20 @@ def build_march() -> SimpleNamespace:
                         starts[at] = t
                         ends[at] = t_next
                     count += wp.int64(1)
-                elif cone == 0.0 and level == 0:
-                    # Leap to the last midpoint in this empty cell (which no finer level covers).
-                    low = box[0] + wp.cw_mul(cell, wp.vec3(float(x), float(y), float(z)))
-                    inside = slab(o, d, low, low + cell, near, span[1])
-                    k_next = wp.max(k_next, steps_before(inside[1], near, step))
-                    t_next = near + float(k_next) * step
-            k = k_next
             t = t_next
         if write == 0:
             counts[ray] = count
 
-    return SimpleNamespace(march=march)
+    return march
 
 
 @no_type_check
 @functools.cache
-def build_sums(dtype: torch.dtype) -> SimpleNamespace:
-    """Sums over the samples of each ray, in float32 or float64."""
+def build_exclusive_sum(dtype: torch.dtype) -> Any:
+    """Per ray, the sum of the values before (``reverse``: after) each; float32 or float64."""
     Real = scalar_type(dtype)
-    module = wp.get_module(f"{__name__}.sums_{Real.__name__}")
-    kernel = functools.partial(wp.kernel, module=module, enable_backward=False)
 
-    @kernel
+    @wp.kernel(module="unique", enable_backward=False)
     def exclusive_sum(
         first: int, stride: int, packs: wp.array2d(dtype=wp.int64), values: wp.array(dtype=Real),
         reverse: int, out: wp.array(dtype=Real),
@@ -150,14 +131,4 @@ def build_sums(dtype: torch.dtype) -> SimpleNamespace:
             out[i] = total
             total += values[i]
 
-    @kernel
-    def scatter_add(
-        first: int, stride: int, rays: wp.array(dtype=wp.int64), values: wp.array2d(dtype=Real),
-        out: wp.array2d(dtype=Real),
-    ):  # fmt: skip
-        item, _inner = wp.tid()
-        i = first + stride * item
-        for c in range(values.shape[1]):
-            wp.atomic_add(out, rays[i], wp.int64(c), values[i, c])
-
-    return SimpleNamespace(exclusive_sum=exclusive_sum, scatter_add=scatter_add)
+    return exclusive_sum

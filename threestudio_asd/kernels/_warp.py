@@ -21,7 +21,7 @@ from threestudio_asd.errors import UserError
 MIN_PARALLEL = 8192
 
 
-# Kernels compiled and loaded: Warp must not do that in two threads at once.
+# Kernels launched before: Warp must not compile and load one in two threads at once.
 _loaded: set[Any] = set()
 
 
@@ -117,8 +117,8 @@ def launch_split(
     k, k + n, k + 2n, ... (neighbours cost alike, so the shares are even). The kernel finds its
     item as ``first + stride * i``; two items must not write to the same memory.
     """
-    if kernel not in _loaded:
-        kernel.module.load(warp().get_device(str(device)))
+    if kernel not in _loaded:  # this launch compiles it
+        threads = 1
         _loaded.add(kernel)
     jobs = [
         _workers().submit(

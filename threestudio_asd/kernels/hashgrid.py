@@ -20,10 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.kernels._hashgrid_ops import encode
+from threestudio_asd.kernels._hashgrid_ops import PRIMES, encode
 from threestudio_asd.kernels._warp import check_tensor
-
-PRIMES = (1, 2654435761, 805459861)
 
 
 @dataclass(frozen=True)

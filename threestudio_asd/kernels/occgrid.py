@@ -94,7 +94,7 @@ def march(
     def run(write: int, tensors: list[Tensor]) -> None:
         begins, *outputs = (as_array(v) for v in tensors)
         args = [*points, *map(as_array, arrays), step, cone_angle, begins, write, *outputs]
-        launch_split(build_march().march, n_rays, args, device, threads)
+        launch_split(build_march(), n_rays, args, device, threads)
 
     counts = torch.zeros(n_rays, dtype=torch.int64, device=device)
     nothing = counts.new_empty(1)
@@ -223,7 +223,7 @@ class OccGridEstimator(nn.Module):
         n_rays: int,
         early_stop_eps: Real,
         alpha_thre: Real,
-    ) -> Samples:
+    ) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K"]]:
         rays, starts, ends = samples
         value = field(starts, ends, rays)
         if not isinstance(value, Tensor) or value.shape != starts.shape:

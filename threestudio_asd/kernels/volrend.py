@@ -6,8 +6,8 @@ For the samples i of a ray with densities σ_i and lengths δ_i = t_end - t_star
 
 nerfacc's function names. Samples are flat, sorted by ray, with their ray given by ``ray_indices``
 (and ``n_rays``) or by ``packed_info`` (first sample and count of each ray); without either, the
-last dimension runs along a ray. Only two linear sums are kernels, the rest is torch, so
-every function is differentiable any number of times, in every float argument.
+last dimension runs along a ray. Only the sum over earlier samples is a kernel, the rest is torch,
+so every function is differentiable any number of times, in every float argument.
 """
 
 from typing import Any
@@ -38,19 +38,12 @@ def exclusive_sum_reference(
     return out
 
 
-def accumulate_reference(
-    values: Float[Tensor, "N C"], ray_indices: Int[Tensor, "N"], n_rays: int
-) -> Float[Tensor, "R C"]:
-    """Plain torch: per ray, the sum of its samples."""
-    return values.new_zeros(n_rays, values.shape[1]).index_add(0, ray_indices, values)
-
-
 class _ExclusiveSum(Function):
     """Its derivative is the same sum in the other direction."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, packed_info: Tensor, reverse: bool) -> Tensor:
-        from threestudio_asd.kernels._ray_kernels import build_sums
+        from threestudio_asd.kernels._ray_kernels import build_exclusive_sum
 
         ctx.save_for_backward(packed_info)
         ctx.reverse = reverse
@@ -58,7 +51,7 @@ class _ExclusiveSum(Function):
         n_rays, device = packed_info.shape[0], values.device
         if values.numel() and n_rays:
             launch_split(
-                build_sums(values.dtype).exclusive_sum,
+                build_exclusive_sum(values.dtype),
                 n_rays,
                 [as_array(packed_info), as_array(values), int(reverse), as_array(out)],
                 device,
@@ -70,44 +63,6 @@ class _ExclusiveSum(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (packed_info,) = ctx.saved_tensors
         return _ExclusiveSum.apply(g, packed_info, not ctx.reverse), None, None
-
-
-class _Accumulate(Function):
-    """Per-ray sum; its derivative spreads a ray's gradient to its samples, and conversely."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, ray_indices: Tensor, n_rays: int) -> Tensor:
-        from threestudio_asd.kernels._ray_kernels import build_sums
-
-        ctx.save_for_backward(ray_indices)
-        ctx.n_rays = n_rays
-        values, out = values.contiguous(), values.new_zeros(n_rays, values.shape[1])
-        if values.numel():
-            launch_split(
-                build_sums(values.dtype).scatter_add,
-                values.shape[0],
-                [as_array(ray_indices), as_array(values), as_array(out)],
-                values.device,
-            )
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (ray_indices,) = ctx.saved_tensors
-        return _Spread.apply(g, ray_indices, ctx.n_rays), None, None
-
-
-class _Spread(Function):
-    @staticmethod
-    def forward(ctx: Any, per_ray: Tensor, ray_indices: Tensor, n_rays: int) -> Tensor:
-        ctx.save_for_backward(ray_indices)
-        ctx.n_rays = n_rays
-        return per_ray.index_select(0, ray_indices)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (ray_indices,) = ctx.saved_tensors
-        return _Accumulate.apply(g, ray_indices, ctx.n_rays), None, None
 
 
 def _check_rays(ray_indices: Tensor, n_rays: int | None, n_samples: int, sort: bool) -> int:
@@ -249,4 +204,5 @@ def accumulate_along_rays(
     if n_rays is None:
         raise UserError("accumulate_along_rays needs n_rays with ray_indices.")
     _check_rays(ray_indices, n_rays, weights.shape[0], sort=False)
-    return _Accumulate.apply(weighted, ray_indices.contiguous(), n_rays)
+    # torch sums as fast as a kernel here.
+    return weighted.new_zeros(n_rays, weighted.shape[-1]).index_add(0, ray_indices, weighted)

@@ -1,0 +1,153 @@
+"""Kernels against their plain-torch references, in one run on one machine.
+
+    python benchmarks/kernels.py [--threads 1] [--device cpu] [--points 100000] [--save NAME]
+
+Every time is the least of several runs, in milliseconds; --save writes
+benchmarks/results/kernels-NAME.json.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from threestudio_asd.kernels.hashgrid import HashGrid, hashgrid_reference
+from threestudio_asd.kernels.occgrid import OccGridEstimator, march, march_reference
+from threestudio_asd.kernels.volrend import (
+    exclusive_sum,
+    exclusive_sum_reference,
+    pack_info,
+)
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux knows it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def least_ms(run: Callable[[], object], device: torch.device, seconds: float = 2.0) -> float:
+    """Least wall time of ``run`` within about ``seconds``, after one warm-up."""
+    run()
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < seconds or best == float("inf"):
+        begin = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return round(1e3 * best, 3)
+
+
+def ray_points(n: int, device: torch.device) -> Tensor:
+    """Points in the unit cube, 50 to a ray, as a renderer asks for them."""
+    n_rays = max(1, n // 50)
+    target = 0.5 + 0.2 * torch.randn(n_rays, 1, 3)
+    t = torch.linspace(-0.5, 0.5, 50)[None, :, None]
+    direction = torch.nn.functional.normalize(torch.randn(n_rays, 1, 3), dim=-1)
+    return (target + t * direction).clamp(0, 1).view(-1, 3)[:n].contiguous().to(device)
+
+
+def hash_grid(n: int, device: torch.device) -> dict[str, list[float]]:
+    grid = HashGrid(n_levels=8).to(device)
+    x = ray_points(n, device)
+
+    def kernel(points: Tensor) -> Tensor:
+        return grid(points)
+
+    def reference(points: Tensor) -> Tensor:
+        return hashgrid_reference(points, grid.params, grid.spec)
+
+    def normals_step(encode: Callable[[Tensor], Tensor]) -> None:
+        points = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(encode(points).sum(), points, create_graph=True)
+        torch.autograd.grad(slope.square().sum(), grid.params)
+
+    def forward(encode: Callable[[Tensor], Tensor]) -> None:
+        with torch.no_grad():
+            encode(x)
+
+    def training_step(encode: Callable[[Tensor], Tensor]) -> None:
+        torch.autograd.grad(encode(x).sum(), grid.params)
+
+    runs = {
+        "hash grid forward": forward,
+        "hash grid forward + backward": training_step,
+        "hash grid through normals": normals_step,
+    }
+    return {
+        name: [least_ms(partial(run, encode), device) for encode in (kernel, reference)]
+        for name, run in runs.items()
+    }
+
+
+def rays(n_rays: int, device: torch.device) -> dict[str, list[float]]:
+    grid = OccGridEstimator([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]).to(device)
+    cells = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 3, indexing="ij"), -1)
+    grid.binaries.copy_(cells.norm(dim=-1)[None] < 0.6)
+    o = torch.nn.functional.normalize(torch.randn(n_rays, 3), dim=-1).to(device) * 2
+    d = torch.nn.functional.normalize(-o + 0.4 * torch.randn_like(o), dim=-1)
+    args = (o, d, grid.aabbs, grid.binaries, o.new_zeros(n_rays), o.new_full((n_rays,), 10.0))
+    step = 1.732 * 2 / 128
+    indices, starts, _ = march(*args, step)
+    values, packs = torch.rand_like(starts), pack_info(indices, n_rays)
+    print(f"{n_rays} rays, {len(starts)} samples")
+    pairs = {
+        "march": (lambda: march(*args, step), lambda: march_reference(*args, step)),
+        "exclusive sum": (
+            lambda: exclusive_sum(values, packs),
+            lambda: exclusive_sum_reference(values, packs),
+        ),
+    }
+    return {name: [least_ms(run, device) for run in pair] for name, pair in pairs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--points", type=int, default=100_000)
+    parser.add_argument("--rays", type=int, default=4096)
+    parser.add_argument("--save", help="short name of the hardware")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    on_gpu = device.type == "cuda"
+    hardware = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    report = {
+        "hardware": hardware,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "points": args.points,
+        "levels": 8,
+        "rays": args.rays,
+        "milliseconds": {},
+    }
+    for name, (kernel, reference) in {
+        **hash_grid(args.points, device),
+        **rays(args.rays, device),
+    }.items():
+        ratio = round(reference / kernel, 1)
+        report["milliseconds"][name] = {"kernel": kernel, "torch": reference, "ratio": ratio}
+        print(f"{name:32s} kernel {kernel:9.3f} ms   torch {reference:9.3f} ms   {ratio:7.1f}x")
+    if args.save:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"kernels-{args.save}.json"
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
