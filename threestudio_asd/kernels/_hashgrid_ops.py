@@ -2,7 +2,7 @@
 
 With table rows θ_c, weights w_c(x) and an upstream gradient g of the features:
 
-    encode     y   = Σ_c w_c θ_c
+    encode     y   = Σ_c w_c θ_c            (two nodes: the derivatives are independent)
     table_grad ∂θ  = Σ w_c g                (linear in g: its derivatives are the other two)
     point_grad ∂x  = Σ_c ∇w_c (θ_c · g)     (its derivative is a kernel of its own)
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from threestudio_asd.errors import UserError
 from threestudio_asd.kernels._warp import (
     as_array,
     launch_split,
@@ -43,10 +44,12 @@ def _level_arrays(spec: "GridSpec", device: torch.device, dtype: torch.dtype) ->
         hashed = spec.hashed[level]
         strides = PRIMES[1:] if hashed else (resolution, resolution**2)
         levels[level] = (spec.offsets[level], spec.sizes[level], *strides, hashed)
-    return (
+    arrays = (
         wp.array(levels, dtype=Level, device=str(device)),
         wp.array(spec.scales, dtype=scalar_type(dtype), device=str(device)),
     )
+    wp.synchronize_device(str(device))  # the copies ran on Warp's stream, kernels run on torch's
+    return arrays
 
 
 class _Launch:
@@ -84,11 +87,17 @@ class _Launch:
 
 
 class _Encode(Function):
+    """The features, with a derivative in the table only.
+
+    ``points`` is ``x`` as the caller's graph knows it, for second derivatives. It is no tensor
+    input on purpose: a gradient in x alone (a normal) then never runs this node's backward,
+    which costs as much as the table is large.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, params: Tensor, spec: "GridSpec") -> Tensor:
-        x, params = x.contiguous(), params.contiguous()
-        ctx.save_for_backward(x, params)
-        ctx.spec = spec
+    def forward(ctx: Any, x: Tensor, params: Tensor, spec: "GridSpec", points: list) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.spec, ctx.points = spec, points
         y = x.new_empty(x.shape[0], spec.n_output_dims)
         launch = _Launch(spec, x)
         launch("encode", [launch.rows(params)], [launch.rows(y)])
@@ -96,10 +105,23 @@ class _Encode(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, params = ctx.saved_tensors
-        x_g = _PointGrad.apply(x, params, g, ctx.spec) if ctx.needs_input_grad[0] else None
-        params_g = _TableGrad.apply(x, g, ctx.spec) if ctx.needs_input_grad[1] else None
-        return x_g, params_g, None
+        _ = ctx.saved_tensors  # raises if x was changed in place
+        return None, _TableGrad.apply(ctx.points[0], g, ctx.spec), None, None
+
+
+class _WithPointGrad(Function):
+    """The features unchanged, with their derivative in x added; ``table`` as ``points`` above."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, spec: "GridSpec", table: list) -> Tensor:
+        ctx.save_for_backward(x, table[0].detach())
+        ctx.spec, ctx.table = spec, table
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, _ = ctx.saved_tensors
+        return g, _PointGrad.apply(x, ctx.table[0], g, ctx.spec), None, None
 
 
 class _TableGrad(Function):
@@ -118,7 +140,7 @@ class _TableGrad(Function):
         x, g = ctx.saved_tensors
         v = v.contiguous()
         x_g = _PointGrad.apply(x, v, g, ctx.spec) if ctx.needs_input_grad[0] else None
-        g_g = _Encode.apply(x, v, ctx.spec) if ctx.needs_input_grad[1] else None
+        g_g = encode(x, v, ctx.spec) if ctx.needs_input_grad[1] else None
         return x_g, g_g, None
 
 
@@ -149,4 +171,11 @@ class _PointGrad(Function):
 
 def encode(x: Tensor, params: Tensor, spec: "GridSpec") -> Tensor:
     """Features (N, L*F) of the points ``x`` (N, 3); twice differentiable in both tensors."""
-    return _Encode.apply(x, params, spec)
+    if x.shape[0] * spec.n_levels >= 2**31:
+        raise UserError(
+            f"HashGrid takes at most {2**31 // spec.n_levels} points at once, got {x.shape[0]}. "
+            "Fix: encode them in chunks."
+        )
+    x, params = x.contiguous(), params.contiguous()
+    y = _Encode.apply(x.detach(), params, spec, [x])
+    return _WithPointGrad.apply(y, x, spec, [params]) if x.requires_grad else y
