@@ -45,10 +45,12 @@ def refused(capsys, *arguments):
         (["--train", "sistem.x=1"], "unknown config key sistem: did you mean system?"),
         (["--train", "system.widht=1"], "unknown config key system.widht: did you mean width?"),
         (["--train", "system.width=abc"], "system.width = 'abc' has the wrong type: ToySystem"),
-        (["--train", "data.sice=1"], "sice: did you mean size?"),
+        (["--train", "data.sice=1"], "data.sice: did you mean size?"),
         (["--train", "trainer.max_step=1"], "trainer.max_step: did you mean max_steps?"),
         (["--train", "trainer.max_steps=abc"], "trainer.max_steps = 'abc' has the wrong type"),
         (["--train", "trainer.precision=12"], "trainer"),
+        (["--train", "trainer.enable_checkpointing=false"], "the config's trainer section"),
+        (["--train", "trainer.val_check_interval=0.5"], "the config's trainer section"),
         (["--train", "checkpoint.save_top_k=-2"], "the config's checkpoint section"),
         (["--train", "system_type=toy-sistem"], "Nearest: toy-system"),
         (["--train", "system_type=''"], "no system_type"),
@@ -64,6 +66,12 @@ def refused(capsys, *arguments):
 )
 def test_refused(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
+
+
+def test_a_refused_config_leaves_no_folder_behind(capsys):
+    for argument in ("system.widht=1", "data.sice=1", "trainer.max_step=1", "data_type=x"):
+        refused(capsys, "--train", argument)
+    assert not TRIAL.exists()
 
 
 def checkpoint(**changes):

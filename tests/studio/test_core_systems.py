@@ -1,22 +1,27 @@
 """Systems without a launcher: optimisers, weights, updates, modes, sections of a config."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from threestudio_asd.errors import ConfigKeyError, UserError
+from threestudio_asd.studio import callbacks, log
 from threestudio_asd.studio.base import BaseModule, BaseObject, Updateable
 from threestudio_asd.studio.checkpoint import save_atomically
+from threestudio_asd.studio.finite import FiniteStepsMixin
 from threestudio_asd.studio.lift3d import BaseLift3DSystem
 from threestudio_asd.studio.optimizers import parse_optimizer, parse_scheduler
 from threestudio_asd.studio.seeding import seed_step
 from threestudio_asd.studio.systems import BaseSystem
-from threestudio_asd.studio.trainer import check_arguments
+from threestudio_asd.studio.trainer import check_arguments, clear_errors
 
 
 class Net(BaseModule):
@@ -191,6 +196,23 @@ def test_modes_survive_a_validation():
     assert not system.teacher.training
 
 
+@pytest.mark.parametrize("scaler", [None, object()])
+def test_a_loss_scaler_sees_every_backward_pass(scaler):
+    class Steps(FiniteStepsMixin, nn.Module):
+        trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+        global_step = 0
+
+    steps = Steps()
+    steps.weight = nn.Parameter(torch.ones(2))
+    steps.backward(steps.weight.sum() * float("nan"))
+    assert (steps.weight.grad is not None) == (scaler is not None)
+    assert steps.nonfinite_steps == 1
+    steps.zero_grad()
+    steps.backward(steps.weight.sum())
+    assert steps.weight.grad.tolist() == [1, 1]
+    assert (steps.nonfinite_steps, steps.nonfinite_total) == (0, 1)
+
+
 def test_random_numbers_depend_on_seed_and_batch_only():
     def draw(seed, batch):
         seed_step(seed, batch)
@@ -236,3 +258,31 @@ def test_good_sections():
     check_arguments("trainer", pl.Trainer, OmegaConf.create(trainer))
     checkpoint = {"save_last": True, "save_top_k": -1, "every_n_train_steps": 10}
     check_arguments("checkpoint", ModelCheckpoint, OmegaConf.create(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (SystemExit(1), KeyboardInterrupt),
+        (MisconfigurationException("no"), UserError),
+        (torch.OutOfMemoryError("CUDA out of memory"), UserError),
+        (ValueError("a fault of ours"), ValueError),
+    ],
+)
+def test_clear_errors(raised, expected):
+    with pytest.raises(expected), clear_errors():
+        raise raised
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    log.setup_logging()
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: float(next(clock)))
+    trainer = mock.create_autospec(pl.Trainer, instance=True, max_steps=100, global_step=0)
+    progress, system = callbacks.Progress(interval=10.0), System({})
+    progress.on_train_start(trainer, system)
+    for trainer.global_step in range(1, 7):
+        progress.on_train_batch_end(trainer, system, {"loss": torch.tensor(0.5)})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].split()[1:] == ["training", "3/100", "0.25/s", "loss", "0.5"]

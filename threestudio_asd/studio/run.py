@@ -24,6 +24,7 @@ from threestudio_asd.studio.snapshots import save_code, save_command, save_confi
 from threestudio_asd.studio.systems import BaseSystem
 from threestudio_asd.studio.trainer import (
     check_arguments,
+    clear_errors,
     make_checkpoint_callback,
     make_trainer,
 )
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
     check_system(cfg, export=args.export)
+    data = find(cfg.data_type)(cfg.data)
     checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
     if args.train and checkpoint is not None and "optimizer_states" not in checkpoint:
         raise UserError(
@@ -52,9 +54,8 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     trial = _make_trial_folder(cfg)
     log.info("%s", _device_line(args.gpu))
     pl.seed_everything(cfg.seed, workers=True)
-    # One of --train's duties, but done first: it finds bad arguments before anything is built.
+    # Before the system: Lightning then refuses bad arguments before any model is built.
     trainer = make_trainer(cfg.trainer, *_attachments(args, cfg, trial), verbose=args.verbose)
-    data = find(cfg.data_type)(cfg.data)
     system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)
     system.set_save_dir(trial / "save")
     system.seed = data.seed = cfg.seed
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     if cfg.resume is not None:
         system.set_resume_status(*progress)
     task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
-    task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    with clear_errors():
+        task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
 
 
 def _train(
@@ -81,10 +83,12 @@ def _train(
     save_command(trial / "cmd.txt")
     save_code(trial / "code")
     log.info("trial folder: %s", trial)
-    trainer.fit(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    with clear_errors():
+        trainer.fit(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     if system.nonfinite_total:
         log.warn("%d steps were not finite and were skipped.", system.nonfinite_total)
-    trainer.test(system, datamodule=data, verbose=False)
+    with clear_errors():
+        trainer.test(system, datamodule=data, verbose=False)
 
 
 def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[Any], list[Any]]:

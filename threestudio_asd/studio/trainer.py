@@ -3,7 +3,8 @@
 import inspect
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from threestudio_asd.studio import log
 from threestudio_asd.studio.checkpoint import load_checkpoint, save_atomically
 from threestudio_asd.studio.config import (
     config_to_primitive,
+    first_line,
     full_key,
     type_members,
     type_name,
@@ -83,7 +85,9 @@ def make_trainer(
         UserError: Lightning refuses the arguments.
     """
     cuda = torch.cuda.is_available()
-    options = {"enable_model_summary": verbose, **arguments, "enable_progress_bar": False}
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    options = {"enable_model_summary": verbose, "enable_checkpointing": saves, **arguments}
+    options["enable_progress_bar"] = False  # ours is among the callbacks
     if not cuda and str(options.get("precision")) in ("16", "16-mixed", "16-true"):
         log.info("trainer.precision=%s needs CUDA: computing in 32 bits.", options["precision"])
         options["precision"] = 32
@@ -94,9 +98,7 @@ def make_trainer(
             plugins=[AtomicCheckpointIO()],
             accelerator="gpu" if cuda else "cpu",
             devices=1,
-            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-            inference_mode=False,
-            **{k: v for k, v in options.items() if k != "enable_checkpointing"},
+            **{"inference_mode": False, **options},
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"the config's trainer section: {error}") from error
@@ -113,6 +115,27 @@ def make_checkpoint_callback(folder: str, arguments: Mapping[str, Any]) -> Model
         return ModelCheckpoint(dirpath=folder, **{"enable_version_counter": False, **arguments})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"the config's checkpoint section: {error}") from error
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what Lightning and CUDA raise for a person's mistakes into clear errors.
+
+    Raises:
+        UserError: the trainer's settings contradict the data, or the device's memory is full.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    try:
+        yield
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    except MisconfigurationException as error:
+        raise UserError(f"the config's trainer section: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device's memory is full: lower data.width and data.height, data.batch_size or"
+            f" system.renderer.num_samples_per_ray ({first_line(error)})"
+        ) from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
