@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -286,3 +287,15 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].split()[1:] == ["training", "3/100", "0.25/s", "loss", "0.5"]
+
+
+def test_pictures_of_the_guidance_stand_beside_the_render(tmp_path):
+    class Empty(BaseLift3DSystem):
+        def configure(self):
+            pass
+
+    system = Empty({})
+    system.set_save_dir(tmp_path)
+    pictures = {"imgs_noisy": torch.rand(2, 4, 4, 3), "imgs_1step": torch.rand(2, 8, 8, 3)}
+    system.guidance_evaluation_save(torch.rand(3, 6, 5, 3), {**pictures, "texts": ["a", "b"]})
+    assert Image.open(tmp_path / "it0-train.png").size == (3 * 5, 2 * 6)
