@@ -15,9 +15,16 @@ def _launch(argv: Sequence[str]) -> None:
     launch.main(argv, plugins=PLUGINS, prog="threestudio-asd launch")
 
 
+def _demo(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import demo
+
+    demo.main(argv, plugins=PLUGINS)
+
+
 # Name -> (what it does, function of the arguments that follow the name).
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
+    "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
 }
 
 

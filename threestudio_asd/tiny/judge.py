@@ -1,6 +1,7 @@
 """The judge: a small classifier of (object, colour) that measures results and never guides."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 64, 96, FEATURES)
         layers: list[nn.Module] = []
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             stride = 2 if i < 4 else 1
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False)]
             layers += [nn.BatchNorm2d(fan_out), nn.SiLU()]

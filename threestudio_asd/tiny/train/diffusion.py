@@ -41,7 +41,7 @@ def new_unet() -> UNet2DConditionModel:
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128, 128),
+        block_out_channels=(48, 96, 128),
         layers_per_block=1,
         cross_attention_dim=128,
         attention_head_dim=4,
@@ -131,7 +131,7 @@ def write_folder(
         shutil.rmtree(out / folder, ignore_errors=True)
 
 
-def main(work: Path, out: Path, steps: int = 5200, seed: int = 9) -> None:
+def main(work: Path, out: Path, steps: int = 3000, seed: int = 9) -> None:
     renders: Renders = teacher_renders(work)
     vae = AutoencoderKL.from_pretrained(out / "vae").float().eval()
     latents = encode_all(vae, renders)
@@ -139,7 +139,7 @@ def main(work: Path, out: Path, steps: int = 5200, seed: int = 9) -> None:
     model = TextToLatents()
 
     def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        ids = torch.randint(len(renders), (64,), generator=generator)
+        ids = torch.randint(len(renders), (48,), generator=generator)
         rng = random.Random(seed * 1_000_003 + step)
         captions = [
             training_caption(

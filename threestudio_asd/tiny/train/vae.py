@@ -1,10 +1,11 @@
-"""Train the autoencoder of tiny-shapes: 64 x 64 x 3 images to 16 x 16 x 4 latents of unit spread."""
+"""Train the autoencoder of tiny-shapes: 64 x 64 images to 4 x 16 x 16 latents of unit spread."""
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ..dataset import Renders, cached
@@ -37,6 +38,20 @@ def new_vae() -> AutoencoderKL:
     )
 
 
+def open_residual_branches(vae: AutoencoderKL) -> None:
+    """Start every residual branch at zero: a nearly linear network passes colours from the start."""
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+
+
+def random_crop(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """The same ``size`` x ``size`` window of every image."""
+    y, x = torch.randint(images.shape[-1] - size + 1, (2,), generator=generator).tolist()
+    return images[..., y : y + size, x : x + size]
+
+
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """A third of the batch is made unlike a clean render, as half-optimised 3D models are.
 
@@ -50,8 +65,11 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 on pixels plus half the L1 of horizontal and vertical differences (keeps edges)."""
-    loss = F.l1_loss(output, target)
+    """L1 plus MSE on pixels plus half the L1 of horizontal and vertical differences (keeps edges).
+
+    L1 alone is content with grey pictures for a thousand steps; the square makes colour urgent.
+    """
+    loss = F.l1_loss(output, target) + 2 * F.mse_loss(output, target)
     for dim in (-1, -2):
         loss = loss + 0.25 * F.l1_loss(output.diff(dim=dim), target.diff(dim=dim))
     return loss
@@ -63,13 +81,14 @@ class Autoencoding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.vae = new_vae()
+        open_residual_branches(self.vae)
 
     def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
         images = images * 2 - 1
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.sample(generator)
         kl = posterior.kl().mean() / latents[0].numel()
-        return reconstruction_loss(self.vae.decode(latents).sample, images) + 1e-4 * kl
+        return reconstruction_loss(self.vae.decode(latents).sample, images) + 1e-5 * kl
 
 
 @torch.no_grad()
@@ -96,16 +115,19 @@ def normalise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
     post.weight *= std[None, :, None, None]
 
 
-def main(work: Path, out: Path, steps: int = 1500, seed: int = 5) -> None:
+def main(work: Path, out: Path, steps: int = 1400, seed: int = 5) -> None:
     renders = teacher_renders(work)
     torch.manual_seed(seed)
     model = Autoencoding()
 
     def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        ids = torch.randint(len(renders), (16,), generator=generator)
-        return model.loss(augment(renders.images[ids].float() / 255, generator), generator)
+        # A convolutional network learns most of its trade on quarter-size crops, four times faster.
+        early = step < 0.65 * steps
+        ids = torch.randint(len(renders), (24 if early else 16,), generator=generator)
+        images = augment(renders.images[ids].float() / 255, generator)
+        return model.loss(random_crop(images, 32, generator) if early else images, generator)
 
-    state = run("vae", work, model, loss_at, steps, lr=3e-3, seed=seed, ema=0.995)
+    state = run("vae", work, model, loss_at, steps, lr=2e-3, seed=seed, ema=0.995)
     model.load_state_dict(state)
     vae = model.vae.eval()
     normalise_latents(vae, encode_all(vae, renders))

@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+
+from threestudio_asd.tiny.render import camera_rays, fixed_views, render
+from threestudio_asd.tiny.scenes import COLORS
+
+
+def one(value):
+    return torch.tensor([float(value)])
+
+
+def view(name, shade="red", azimuth=0.0, elevation=0.0, **kwargs):
+    background = torch.full((1, 3), 0.5)
+    return render(
+        name, shade, one(azimuth), one(elevation), one(2.5), one(45.0), background, **kwargs
+    )
+
+
+def test_azimuth_zero_looks_from_plus_x_and_z_is_up():
+    position, directions = camera_rays(one(0), one(0), one(2.5), one(45), 64)
+    torch.testing.assert_close(position, torch.tensor([[2.5, 0.0, 0.0]]))
+    assert directions[0, 0, 32, 2] > 0 > directions[0, -1, 32, 2]
+    # Looking along -x with z up, the right of the picture is +y.
+    assert directions[0, 32, -1, 1] > 0 > directions[0, 32, 0, 1]
+
+
+def test_a_sphere_covers_its_analytic_disc():
+    _, coverage = view("sphere", supersample=4)
+    # A sphere of radius r at distance d spans a disc of tan(asin(r/d)) in the image plane.
+    radius = math.tan(math.asin(0.75 / 2.5)) / math.tan(math.radians(22.5)) * 32
+    assert coverage.sum().item() == pytest.approx(math.pi * radius**2, rel=0.01)
+
+
+def test_the_mugs_handle_is_on_the_right_of_the_front_view_and_the_left_of_the_back_view():
+    columns = torch.arange(64).float()
+
+    def centre(azimuth):
+        coverage = view("mug", azimuth=azimuth)[1][0, 0]
+        return (coverage.sum(0) * columns).sum() / coverage.sum() - 31.5
+
+    assert centre(0) > 1 and centre(180) < -1
+
+
+def test_normal_maps_follow_the_rasterisers_convention():
+    image, coverage = view("sphere", normal_map=True)
+    assert image[:, :, 0, 0].abs().max() == 0  # black background
+    middle = image[0, :, 32, 32]
+    torch.testing.assert_close(middle, torch.tensor([1.0, 0.5, 0.5]), atol=0.03, rtol=0)
+    assert coverage[0, 0, 32, 32] == 1
+
+
+def test_fixed_views_are_eight_turns_on_grey():
+    images, coverage = fixed_views("cube", "blue")
+    assert images.shape == (8, 3, 64, 64) and coverage.shape == (8, 1, 64, 64)
+    torch.testing.assert_close(images[:, :, 0, 0], torch.full((8, 3), 0.5))
+    # A cube looks alike after a quarter turn.
+    torch.testing.assert_close(images[0], images[2], atol=0.02, rtol=0)
+    middle = images[0, :, 36, 32]
+    assert middle.argmax() == 2 and COLORS["blue"][2] == max(COLORS["blue"])
