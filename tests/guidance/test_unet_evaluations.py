@@ -1,7 +1,12 @@
 """How often the UNet runs: the table in docs/method.md, counted by hooks on the network."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "asd_step.py"
 
 # config, perp-neg -> rows per item without gradient, with gradient, and calls of the network
 TABLE = {
@@ -95,3 +100,26 @@ def test_single_model_keeps_one_unet(make, folders):
     ):
         guidance = make(**cfg)
         assert guidance.critic.net is guidance.teacher.net
+
+
+@pytest.mark.parametrize(
+    ("perp_neg", "way", "plain"),
+    [
+        (False, "shared", 2),
+        (False, "hidden", 3),
+        (False, "official", 5),
+        (True, "shared", 4),
+        (True, "hidden", 5),
+        (True, "official", 9),
+    ],
+)
+def test_the_benchmark_times_the_evaluations_it_names(make, counted, perp_neg, way, plain):
+    spec = importlib.util.spec_from_file_location("asd_step", BENCHMARK)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    guidance = make()
+    case = benchmark.Case(guidance.teacher.net, guidance.critic, perp_neg)
+    with counted(guidance.teacher.unet) as seen:
+        getattr(case, way)()
+    assert (seen["plain"], seen["grad"]) == (plain, 1)
+    assert all(p.grad is not None for p in guidance.critic.lora.parameters())

@@ -1,0 +1,190 @@
+"""The shared ASD step against the official schedule of passes, on one UNet in one run.
+
+    python benchmarks/asd_step.py [--unet tiny|sd] [--device cpu] [--dtype fp32] [--threads 1]
+
+One generator and discriminator step, without renderer, autoencoder and optimiser: all evaluations
+of the UNet, losses, and the critic's backward pass. Both sides alternate on the same networks at
+the same precision; times are medians. Writes benchmarks/results/asd-step-<hardware>.json.
+"""
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import torch
+from torch import Tensor
+
+from threestudio_asd.critics.lora import LoRACritic
+from threestudio_asd.distill import ASD, CriticSettings, NoiseSchedule, weight
+from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.step import DistillationStep, Draw
+from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.unet import DTYPES, FrozenUNet
+
+RESULTS = Path(__file__).parent / "results"
+#: Share of the steps that hide the camera from the critic's training (LoRACritic's default).
+DROPOUT = 0.1
+SCALE, GAMMA = 7.5, -0.75
+
+
+class UNetTeacher(Teacher):
+    """The UNet alone; neither side encodes anything."""
+
+    def __init__(self, net: FrozenUNet) -> None:
+        self.net, self.schedule, self.prediction_type = net, net.schedule, net.prediction_type
+
+    def epsilon(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.net.epsilon(x_t, t, condition)
+
+    encode = decode = embed_text = None
+
+
+def new_unet(kind: str) -> torch.nn.Module:
+    """Random weights: of tiny-shapes' size, or of Stable Diffusion 2.1's."""
+    if kind == "tiny":
+        from threestudio_asd.tiny.train.diffusion import new_unet
+
+        return new_unet()
+    return diffusers.UNet2DConditionModel(
+        sample_size=64,
+        cross_attention_dim=1024,
+        attention_head_dim=(5, 10, 20, 20),
+        use_linear_projection=True,
+    )
+
+
+class Case:
+    """One batch item, networks and both ways to make a step."""
+
+    def __init__(self, net: FrozenUNet, critic: LoRACritic, perp_neg: bool) -> None:
+        device = net.device
+        width, negatives = net.unet.config.cross_attention_dim, 2 if perp_neg else 0
+        self.teacher, self.critic, self.perp_neg = UNetTeacher(net), critic, perp_neg
+        self.step = DistillationStep(ASD, self.teacher, critic, CriticSettings(GAMMA))
+        self.latents = torch.randn(1, *net.latent_shape, device=device)
+        self.camera = torch.randn(1, 4, 4, device=device)
+        cond, null, plain = torch.randn(3, 1, 77, width, device=device)
+        extra = {}
+        if perp_neg:
+            extra["negatives"] = torch.randn(1, negatives, 77, width, device=device)
+            extra["negative_weights"] = -torch.ones(1, negatives, device=device)
+        self.text = Conditions(cond, null, plain, **extra)
+
+    def draw(self) -> Draw:
+        t = torch.randint(20, 981, (1,), device=self.latents.device)
+        return Draw(t, torch.randn_like(self.latents))
+
+    def shared(self, hide_camera: bool = False) -> None:
+        """Our step: 2 + 1 evaluations; 4 + 1 with perp-neg; one more where the camera hides."""
+        self.critic.zero_grad()
+        result = self.step.evaluate(
+            self.latents, self.text, self.camera, self.draw(), hide_camera=hide_camera
+        )
+        scores = result.scores
+        ASD.gradient(scores, SCALE, weight("sds", self.teacher.schedule, scores.t, scores.x_t))
+        sum(result.critic_terms.values()).backward()
+
+    def hidden(self) -> None:
+        self.shared(hide_camera=True)
+
+    def official(self) -> None:
+        """The official code's passes, in its batches: 5 + 1 evaluations, 9 + 1 with perp-neg.
+
+        The arithmetic between them, which costs next to nothing, is left out.
+        """
+        self.critic.zero_grad()
+        text, mine, critics = self.text, self.draw(), self.draw()
+        negatives = text.negatives[0].split(1) if self.perp_neg else ()
+        with torch.no_grad():
+            x_t = self.teacher.schedule.add_noise(self.latents, mine.noise, mine.t)
+            self._ask(x_t, mine.t, (text.cond, text.null, *negatives))
+            cameras = torch.cat((self.camera, torch.zeros_like(self.camera)))
+            self.critic.predict(
+                x_t.repeat(2, 1, 1, 1), mine.t.repeat(2), text.plain.repeat(2, 1, 1), cameras
+            )
+            x_t = self.teacher.schedule.add_noise(self.latents, critics.noise, critics.t)
+            target = self._ask(x_t, critics.t, (text.cond, *negatives))[:1]
+        prediction = self.critic.predict(x_t, critics.t, text.plain, self.camera)
+        mse = torch.nn.functional.mse_loss
+        (mse(prediction, critics.noise) + GAMMA * mse(prediction, target)).backward()
+
+    def _ask(self, x_t: Tensor, t: Tensor, conditions: tuple[Tensor, ...]) -> Tensor:
+        n = len(conditions)
+        return self.teacher.epsilon(x_t.repeat(n, 1, 1, 1), t.repeat(n), torch.cat(conditions))
+
+
+def alternate(runs: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, float]:
+    """Median milliseconds of each run; they take turns, after one round of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if turn > 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: round(statistics.median(values), 3) for name, values in times.items()}
+
+
+def compare(case: Case, repeats: int, device: str) -> dict[str, float]:
+    runs = {"shared": case.shared, "hidden": case.hidden, "official": case.official}
+    ms = alternate(runs, repeats, device)
+    average = (1 - DROPOUT) * ms["shared"] + DROPOUT * ms["hidden"]
+    return {
+        "shared_ms": ms["shared"],
+        "shared_hidden_camera_ms": ms["hidden"],
+        "official_schedule_ms": ms["official"],
+        "ratio": round(ms["official"] / ms["shared"], 3),
+        "ratio_with_camera_dropout": round(ms["official"] / average, 3),
+    }
+
+
+def hardware(device: str) -> str:
+    """The device's name."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unet", choices=("tiny", "sd"), default="tiny")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=31)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    unet = new_unet(args.unet).to(args.device, DTYPES[args.dtype])
+    net = FrozenUNet(unet, NoiseSchedule.scaled_linear().to(args.device))
+    critic = LoRACritic(net)
+    report = {
+        "hardware": hardware(args.device),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        **vars(args),
+        "batch": 1,
+    }
+    for name, perp_neg in (("plain", False), ("perp_neg", True)):
+        report[name] = compare(Case(net, critic, perp_neg), args.repeats, args.device)
+    slug = re.sub(r"[^a-z0-9]+", "-", report["hardware"].lower()).strip("-")
+    file = RESULTS / f"asd-step-{slug}{'' if args.unet == 'tiny' else '-' + args.unet}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    print(f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()
