@@ -1,0 +1,64 @@
+"""A NeRF run that is killed between checkpoints goes on as if nothing had happened."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from threestudio_asd.tiny.random_sd import write_random_sd
+
+ROOT = Path(__file__).parent.parent
+STEPS = 40
+
+
+def command(model, tag, *extra):
+    return [
+        *(sys.executable, str(ROOT / "launch.py"), "--config", "tiny/asd-nerf", "--train"),
+        f"system.prompt_processor.pretrained_model_name_or_path={model}",
+        f"system.guidance.pretrained_model_name_or_path={model}",
+        "system.prompt_processor.prompt=a red mug",
+        *("data.width=12", "data.height=12", "data.eval_height=8", "data.eval_width=8"),
+        *("data.n_val_views=1", "data.n_test_views=1", "system.renderer.num_samples_per_ray=24"),
+        # The edges of t and a loss weight change after the checkpoint, and the camera drops out.
+        "system.guidance.max_step_percent=[25,0.98,0.5,26]",
+        "system.loss.lambda_opaque=[25,0.0,1.0,26]",
+        "system.geometry.pos_encoding_config.log2_hashmap_size=11",
+        *(f"trainer.max_steps={STEPS}", "trainer.val_check_interval=1000"),
+        *("checkpoint.every_n_train_steps=20", "use_timestamp=false", f"tag={tag}", *extra),
+    ]
+
+
+def losses(trial):
+    """Step -> logged losses, over all CSV files of a trial."""
+    found = {}
+    for file in sorted(trial.glob("csv_logs/*/metrics.csv")):
+        for row in csv.DictReader(file.open()):
+            if row.get("train/loss_asd"):
+                found[int(row["step"])] = (row["train/loss_asd"], row["train/loss_lora"])
+    return found
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    model = write_random_sd(tmp_path / "sd")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL}
+    subprocess.run(command(model, "whole"), check=True, **options)
+    whole = losses(tmp_path / "outputs/asd-nerf-tiny/whole")
+    assert sorted(whole) == list(range(STEPS))
+
+    trial = tmp_path / "outputs/asd-nerf-tiny/killed"
+    process = subprocess.Popen(command(model, "killed"), **options)
+    deadline = time.time() + 180
+    while not list(trial.glob("ckpts/*step=20.ckpt")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (checkpoint,) = trial.glob("ckpts/*step=20.ckpt")
+    subprocess.run(command(model, "killed", f"resume={checkpoint}"), check=True, **options)
+    resumed = losses(trial)
+    assert set(range(20, STEPS)) <= set(resumed)
+    for step in range(20, STEPS):
+        assert resumed[step] == whole[step], step
