@@ -1,4 +1,4 @@
-"""Every shipped YAML trains: on a tiny random model, with sizes cut down and nothing else changed."""
+"""Every shipped YAML trains, on a tiny random model and with sizes cut down."""
 
 from pathlib import Path
 

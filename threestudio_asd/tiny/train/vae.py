@@ -39,7 +39,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def open_residual_branches(vae: AutoencoderKL) -> None:
-    """Start every residual branch at zero: a nearly linear network passes colours from the start."""
+    """Start every residual branch at zero: a nearly linear network passes colours at once."""
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
