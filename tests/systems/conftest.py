@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from threestudio_asd.cli.main import main
+from threestudio_asd.distill import CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS
 from threestudio_asd.studio.configfiles import find_config
 from threestudio_asd.tiny.random_sd import write_random_sd
 
@@ -17,36 +18,36 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def launch(model, tmp_path, monkeypatch):
-    """Runs the shipped 2D config on the tiny model in an empty folder; returns the exit code."""
+    """Runs a shipped config on the tiny model in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
-    cfg = OmegaConf.load(find_config("asd-2d.yaml"))
-    for part in ("prompt_processor", "guidance"):
-        cfg.system[part].pretrained_model_name_or_path = str(model)
-    cfg.system.prompt_processor.prompt = "a red mug"
-    cfg.system.shape = None
-    cfg.system.n_particles = cfg.data.batch_size = 2
-    cfg.system.optimizer.params.particles.lr = 0.5
-    cfg.trainer.max_steps, cfg.trainer.val_check_interval = 2, 1
-    cfg.tag = "run"
-    cfg.use_timestamp = False
 
-    def run(*overrides, drop=(), task="--train"):
-        changed = OmegaConf.create(OmegaConf.to_container(cfg))
+    def run(*overrides, config="asd-2d.yaml", drop=()):
+        cfg = OmegaConf.load(find_config(config))
+        for part in ("prompt_processor", "guidance"):
+            cfg.system[part].pretrained_model_name_or_path = str(model)
         for key in drop:
             parent, _, leaf = key.rpartition(".")
-            del OmegaConf.select(changed, parent)[leaf]
-        OmegaConf.save(changed, tmp_path / "test.yaml")
-        return main(["launch", "--config", str(tmp_path / "test.yaml"), task, *overrides])
+            del OmegaConf.select(cfg, parent)[leaf]
+        OmegaConf.save(cfg, tmp_path / "test.yaml")
+        fixed = ("name=test", "tag=run", "use_timestamp=false", "trainer.max_steps=2")
+        prompt = "system.prompt_processor.prompt=a red mug"
+        config = str(tmp_path / "test.yaml")
+        return main(["launch", "--config", config, "--train", *fixed, prompt, *overrides])
 
     return run
 
 
 @pytest.fixture
-def logged(tmp_path):
+def trial(tmp_path):
+    return tmp_path / "outputs/test/run"
+
+
+@pytest.fixture
+def logged(trial):
     """Reads the CSV log of the run: column -> values, in order."""
 
     def read():
-        (file,) = tmp_path.glob("outputs/asd-2d/run/csv_logs/*/metrics.csv")
+        (file,) = trial.glob("csv_logs/*/metrics.csv")
         rows = list(csv.DictReader(file.open()))
         return {name: [float(r[name]) for r in rows if r[name]] for name in rows[0]}
 
@@ -56,7 +57,5 @@ def logged(tmp_path):
 @pytest.fixture
 def forget_methods(monkeypatch):
     """Undo what a test registers."""
-    from threestudio_asd.distill import CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS
-
     for registry in (CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))

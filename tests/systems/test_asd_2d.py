@@ -6,21 +6,20 @@ import torch
 from threestudio_asd.errors import UserError
 from threestudio_asd.systems.asd_2d import ASD2DSystem, Particles
 
-
-def state(tmp_path):
-    return torch.load(tmp_path / "outputs/asd-2d/run/ckpts/last.ckpt", weights_only=True)[
-        "state_dict"
-    ]
+SMALL = ("system.n_particles=2", "data.batch_size=2", "system.shape=null")
 
 
-def test_a_run_trains_particles_and_critic_and_saves_pictures(launch, logged, tmp_path):
-    assert launch() == 0
-    weights = state(tmp_path)
+def state(trial):
+    return torch.load(trial / "ckpts/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_trains_particles_and_critic_and_saves_pictures(launch, logged, trial):
+    assert launch(*SMALL, "trainer.val_check_interval=1") == 0
+    weights = state(trial)
     assert weights["particles.value"].shape == (2, 4, 8, 8)
     assert all(n.startswith(("particles.", "guidance.critic.")) for n in weights)
     moved = [v for n, v in weights.items() if n.endswith("up.weight")]
     assert moved and all(v.abs().max() > 0 for v in moved)  # B starts at zero
-    trial = tmp_path / "outputs/asd-2d/run"
     saved = {path.name for path in (trial / "save").iterdir()}
     assert {"it1-0.png", "it2-0.png", "it2-test.png"} <= saved
     log = logged()
@@ -30,14 +29,14 @@ def test_a_run_trains_particles_and_critic_and_saves_pictures(launch, logged, tm
     assert log["train_params/lambda_asd"] == [1.0, 1.0]
 
 
-def test_pixels_are_encoded_in_every_step(launch, tmp_path):
-    assert launch("system.parametrization=pixels") == 0
-    assert state(tmp_path)["particles.value"].shape == (2, 3, 64, 64)
+def test_pixels_are_encoded_in_every_step(launch, trial):
+    assert launch(*SMALL, "system.parametrization=pixels") == 0
+    assert state(trial)["particles.value"].shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize("method", ["vsd", "sds"])
 def test_other_methods_run_in_the_same_system(launch, logged, method):
-    assert launch(f"system.guidance.method={method}", "trainer.max_steps=1") == 0
+    assert launch(*SMALL, f"system.guidance.method={method}", "trainer.max_steps=1") == 0
     assert ("train/loss_lora" in logged()) == (method == "vsd")
 
 
@@ -56,7 +55,7 @@ def test_other_methods_run_in_the_same_system(launch, logged, method):
     ],
 )
 def test_mistakes_are_told_in_one_line(launch, capsys, overrides, drop, message):
-    assert launch(*overrides, drop=drop) == 2
+    assert launch(*SMALL, *overrides, drop=drop) == 2
     error = capsys.readouterr().err.partition("error: ")[2]
     assert message in error and "\n" not in error.strip()
 

@@ -10,6 +10,8 @@ from threestudio_asd.distill import METHODS
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 #: custom/<name>.py -> its text
 FILES = dict(re.findall(r"```python\n# custom/(\w+)\.py\n(.*?)```", PAGE.read_text(), re.S))
+SMALL = ("system.n_particles=2", "data.batch_size=2", "system.shape=null")
+
 #: file -> the method that it registers
 NAMES = {"classifier": "classifier", "robust": "robust-asd"}
 
@@ -19,7 +21,7 @@ def test_a_method_of_a_users_own_file_has_a_name(launch, logged, tmp_path, forge
     (tmp_path / "custom").mkdir()
     (tmp_path / "custom" / f"{file}.py").write_text(FILES[file])
     assert NAMES[file] not in METHODS
-    assert launch(f"system.guidance.method={NAMES[file]}", "trainer.max_steps=1") == 0
+    assert launch(*SMALL, f"system.guidance.method={NAMES[file]}", "trainer.max_steps=1") == 0
     log = logged()
     assert log["train/grad_norm"][0] > 0
     assert ("train/critic_repel" in log) == (file == "robust")
