@@ -161,21 +161,22 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, samples: RaySamples, light_positions: Float[Tensor, "B 3"], extra: dict[str, Any]
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N Nc"]]:
         """The geometry's output and the colour of every sample."""
-        rays_per_image = samples.n_rays // len(light_positions)
+        image = samples.ray_indices // (samples.n_rays // len(light_positions))
+        lights = light_positions.index_select(0, image)
 
-        def shade(positions: Tensor, viewdirs: Tensor, ray_indices: Tensor) -> dict[str, Tensor]:
+        def shade(positions: Tensor, viewdirs: Tensor, lights: Tensor) -> dict[str, Tensor]:
             geo_out = self.geometry(positions, output_normal=self.material.requires_normal)
             rgb = self.material(
                 viewdirs=viewdirs,
                 positions=positions,
-                light_positions=light_positions[ray_indices // rays_per_image],
+                light_positions=lights,
                 **geo_out,
                 **extra,
             )
             return {"rgb": rgb, **geo_out}
 
         chunk = 0 if self.training else self.cfg.eval_chunk_size
-        out = chunk_batch(shade, chunk, samples.positions, samples.dirs, samples.ray_indices)
+        out = chunk_batch(shade, chunk, samples.positions, samples.dirs, lights)
         return out, out.pop("rgb")
 
     def _composite(
@@ -189,7 +190,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         sums = accumulate_along_rays(weights, values=values, **rays)
         opacity, depth, comp_rgb_fg = sums[:, :1], sums[:, 1:2], sums[:, 2:]
         mass = opacity.clamp(min=1e-5)
-        offset = t - (depth / mass)[samples.ray_indices]
+        offset = t - samples.of_ray(depth / mass)
         variance = accumulate_along_rays(weights, values=offset.square(), **rays) / mass
         return {
             "comp_rgb_fg": comp_rgb_fg,

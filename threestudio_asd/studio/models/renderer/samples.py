@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,17 +22,22 @@ class RaySamples:
     def n_rays(self) -> int:
         return len(self.rays_o)
 
+    def of_ray(self, values: Float[Tensor, "Nr C"]) -> Float[Tensor, "N C"]:
+        """Each sample's row of a table with one row per ray."""
+        # Several times as fast as values[ray_indices], forward and backward.
+        return values.index_select(0, self.ray_indices)
+
     @cached_property
     def t_middle(self) -> Float[Tensor, "N 1"]:
         return ((self.t_starts + self.t_ends) / 2)[:, None]
 
     @cached_property
     def dirs(self) -> Float[Tensor, "N 3"]:
-        return self.rays_d[self.ray_indices]
+        return self.of_ray(self.rays_d)
 
     @cached_property
     def positions(self) -> Float[Tensor, "N 3"]:
-        return self.rays_o[self.ray_indices] + self.t_middle * self.dirs
+        return torch.addcmul(self.of_ray(self.rays_o), self.t_middle, self.dirs)
 
     def as_output(self) -> dict[str, Tensor]:
         """Under the keys of threestudio's renderer."""
