@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import normalize
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.kernels.occgrid import OccGridEstimator, march, march_reference
+from threestudio_asd.kernels.march import march, march_reference
+from threestudio_asd.kernels.occgrid import OccGridEstimator
 
 BOX = [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
 

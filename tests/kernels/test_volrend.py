@@ -89,6 +89,14 @@ def test_packed_batched_and_flat_agree():
     )
 
 
+def test_networks_may_return_half_precision():
+    rays, starts, ends = segments(5, "cpu")
+    sigmas, colors = torch.rand_like(starts).bfloat16(), torch.rand(len(rays), 3).half()
+    weights, _, _ = render_weight_from_density(starts, ends, sigmas, ray_indices=rays, n_rays=5)
+    out = accumulate_along_rays(weights, colors, rays, 5)
+    assert weights.dtype == out.dtype == torch.float32
+
+
 def test_no_samples(device):
     none = torch.empty(0, device=device, requires_grad=True)
     rays = torch.empty(0, dtype=torch.int64, device=device)

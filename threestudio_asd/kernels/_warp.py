@@ -76,6 +76,10 @@ def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="kernels")
 
 
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_workers.cache_clear)
+
+
 def as_array(tensor: Tensor, dtype: Any = None) -> Any:
     """Show a contiguous tensor to Warp without a copy.
 
@@ -119,7 +123,6 @@ def launch_split(
     """
     if kernel not in _loaded:  # this launch compiles it
         threads = 1
-        _loaded.add(kernel)
     jobs = [
         _workers().submit(
             launch, kernel, (len(range(k, n_items, threads)), inner), [k, threads, *args], device
@@ -129,6 +132,7 @@ def launch_split(
     launch(kernel, (len(range(0, n_items, threads)), inner), [0, threads, *args], device)
     for job in jobs:
         job.result()
+    _loaded.add(kernel)
 
 
 def check_tensor(

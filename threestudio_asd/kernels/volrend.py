@@ -65,6 +65,12 @@ class _ExclusiveSum(Function):
         return _ExclusiveSum.apply(g, packed_info, not ctx.reverse), None, None
 
 
+def _widen(value: Tensor | None, like: Tensor) -> Tensor | None:
+    """What a network returned under autocast (half, bfloat16) in the precision of the samples."""
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.to(like.dtype) if half else value
+
+
 def _check_rays(ray_indices: Tensor, n_rays: int | None, n_samples: int, sort: bool) -> int:
     """The number of rays, after checking that the indices are safe to write with."""
     if ray_indices.dtype != torch.int64 or ray_indices.shape != (n_samples,):
@@ -89,7 +95,10 @@ def pack_info(ray_indices: Int[Tensor, "N"], n_rays: int | None = None) -> Int[T
     Raises:
         UserError: if an index is out of range or out of order.
     """
-    n_rays = _check_rays(ray_indices, n_rays, ray_indices.numel(), sort=True)
+    return _pack(ray_indices, _check_rays(ray_indices, n_rays, ray_indices.numel(), sort=True))
+
+
+def _pack(ray_indices: Tensor, n_rays: int) -> Tensor:
     rays = torch.arange(n_rays + 1, device=ray_indices.device)
     bounds = torch.searchsorted(ray_indices.contiguous(), rays)
     return torch.stack([bounds[:-1], bounds.diff()], dim=1)
@@ -100,7 +109,7 @@ def exclusive_sum(
 ) -> Float[Tensor, "*S"]:
     """Sum of the samples before each sample of its ray."""
     if packed_info is None:
-        return values.cumsum(-1) - values
+        return torch.nn.functional.pad(values[..., :-1], (1, 0)).cumsum(-1)
     check_tensor("values", values, "(N,)", ndim=1)
     if packed_info.dtype != torch.int64 or packed_info.device != values.device:
         raise UserError(f"packed_info must be int64 on {values.device}.")
@@ -122,12 +131,14 @@ def render_transmittance_from_density(
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
     """Transmittance T (before each sample, in [0, 1]) and opacity α of each sample.
 
-    ``prefix_trans`` multiplies T, for rays continued from elsewhere.
+    ``prefix_trans`` multiplies T, for rays continued from elsewhere. Half-precision ``sigmas`` are
+    widened to the precision of ``t_starts``.
 
     Raises:
         UserError: on a wrong shape, dtype or device, or rays that are not sorted.
     """
     check_tensor("t_starts", t_starts, "(N,) or (rays, samples)")
+    sigmas = _widen(sigmas, t_starts)
     for name, value in (("t_ends", t_ends), ("sigmas", sigmas), ("prefix_trans", prefix_trans)):
         if value is not None:
             shape = f"{tuple(t_starts.shape)} like t_starts"
@@ -135,8 +146,8 @@ def render_transmittance_from_density(
             if value.shape != t_starts.shape:
                 raise UserError(f"{name} must have shape {shape}, got {tuple(value.shape)}.")
     if packed_info is None and ray_indices is not None:
-        _check_rays(ray_indices, n_rays, t_starts.shape[0], sort=False)
-        packed_info = pack_info(ray_indices, n_rays)
+        n_rays = _check_rays(ray_indices, n_rays, t_starts.shape[0], sort=True)
+        packed_info = _pack(ray_indices, n_rays)
     optical_depth = sigmas * (t_ends - t_starts)
     trans = torch.exp(-exclusive_sum(optical_depth, packed_info))
     if prefix_trans is not None:
@@ -167,8 +178,8 @@ def render_weight_from_density(
 def visible_samples(
     trans: Float[Tensor, "N"],
     alphas: Float[Tensor, "N"],
-    early_stop_eps: float,
-    alpha_thre: float,
+    early_stop_eps: float | int,
+    alpha_thre: float | int,
 ) -> Bool[Tensor, "N"]:
     """Samples that still receive light (T >= early_stop_eps) and are not empty."""
     visible = trans >= early_stop_eps
@@ -183,7 +194,8 @@ def accumulate_along_rays(
 ) -> Float[Tensor, "R D"]:
     """Per ray Σ w_i v_i, (n_rays, C); without ``values`` Σ w_i, (n_rays, 1).
 
-    The samples need no order. On CUDA the order of summation, hence the last bit, may vary.
+    Half-precision ``values`` are widened to the precision of ``weights``. The samples need no
+    order; on CUDA the order of summation, hence the last bit, may vary.
 
     Raises:
         UserError: on a wrong shape, dtype or device, or a ray index outside 0..n_rays-1.
@@ -192,6 +204,7 @@ def accumulate_along_rays(
     if values is None:
         weighted = weights[..., None]
     else:
+        values = _widen(values, weights)
         check_tensor("values", values, "(N, C)", ndim=weights.ndim + 1, like=weights)
         if values.shape[:-1] != weights.shape:
             raise UserError(
