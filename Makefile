@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
+PROMPT ?= a red mug
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-e2e lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,12 +17,18 @@ $(VENV)/.ready: setup.py constraints.txt
 
 setup: $(VENV)/.ready
 
+demo: setup
+	$(BIN)/threestudio-asd demo --prompt "$(PROMPT)"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test: setup lint
 	$(BIN)/pytest
+
+test-e2e: setup
+	$(BIN)/pytest -m e2e
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
