@@ -145,7 +145,7 @@ def test_training_batch_keys_and_shapes():
 
 def test_sampled_values_lie_in_their_ranges():
     data = dataset(batch_size=4, height=2, width=2, **UNPERTURBED)
-    batches = [data.batch(k) for k in range(200)]
+    batches = [data.batch(k) for k in range(150)]
     elevation, azimuth, distance, fovy, light = (
         torch.cat([b[key] for b in batches])
         for key in ("elevation", "azimuth", "camera_distances", "fovy", "light_positions")
@@ -169,10 +169,10 @@ def test_sampled_values_lie_in_their_ranges():
 
 def test_elevation_is_a_mixture_of_uniform_and_uniform_on_the_sphere():
     data = dataset(elevation_range=(0.0, 90.0), batch_size=64, height=2, width=2)
-    sines = torch.stack([torch.deg2rad(data.batch(k)["elevation"]).sin() for k in range(300)])
+    sines = torch.stack([torch.deg2rad(data.batch(k)["elevation"]).sin() for k in range(100)])
     # A batch uniform on the sphere has mean sine 1/2; one uniform in angle has 2/pi.
     means = sines.mean(dim=1)
-    assert means.mean() == pytest.approx((0.5 + 2 / math.pi) / 2, abs=0.01)
+    assert means.mean() == pytest.approx((0.5 + 2 / math.pi) / 2, abs=0.015)
     assert means.std() > 0.06
 
 

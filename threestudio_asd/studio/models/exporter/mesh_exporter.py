@@ -56,7 +56,6 @@ class MeshExporter(Exporter):
             "texture_format",
             "xatlas_chart_options",
             "xatlas_pack_options",
-            "save_video",
         ):
             if getattr(self.cfg, key) != getattr(self.Config(), key):
                 raise UserError(

@@ -146,7 +146,7 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     def _encode(self, points: Float[Tensor, "*N Di"]) -> Float[Tensor, "M C"]:
         unit = contract_to_unisphere(points, self.bbox, self.unbounded)
-        return self.encoding(unit.reshape(-1, self.cfg.n_input_dims))
+        return self.encoding(unit.reshape(-1, points.shape[-1]))
 
     def _density(
         self, points: Float[Tensor, "*N Di"], encoding: Float[Tensor, "M C"]
