@@ -8,6 +8,7 @@ time); --save writes benchmarks/results/kernels-NAME.json.
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -136,6 +137,8 @@ def main() -> None:
     hardware = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     report = {
         "hardware": hardware,
+        "cores": os.cpu_count(),
+        "load_average_before": round(os.getloadavg()[0], 1),
         "threads": args.threads,
         "clock": "CPU time" if args.threads == 1 and not on_gpu else "wall time",
         "torch": torch.__version__,
