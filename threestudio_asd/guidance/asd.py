@@ -231,7 +231,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             raise UserError(
                 f"The teacher's latents have {channels} channels; got {images.shape[1]}."
             )
-        return F.interpolate(images, size, mode="bilinear", align_corners=False)
+        return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
 
     def _camera(self, given: dict[str, Tensor | None]) -> Float[Tensor, "B 4 4"] | None:
         kind = self.cfg.camera_condition_type

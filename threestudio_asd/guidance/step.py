@@ -5,7 +5,7 @@ With shared draws (Algorithm 1 of arXiv:2312.00739) one ASD step costs two UNet 
 gradient, batched into one call, and one with gradient; see ``docs/method.md`` for the full table.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -153,20 +153,18 @@ class DistillationStep:
             (said,) = ask(self.teacher, [mine.query(needs)])
             return StepResult(mine.scores(said, None), {})
 
-        shared = critic_draw is None
-        critics = mine if shared else _Noisy.make(schedule, x0, critic_draw, text, camera)
         wanted = self._critic_needs(text)
-        queries = [mine.query(needs | wanted)]
-        if not shared:
+        if critic_draw is None:
+            critics, queries = mine, [mine.query(needs | wanted)]
+        else:
+            critics = _Noisy.make(schedule, x0, critic_draw, text, camera)
             queries = [mine.query(needs), critics.query(wanted)]
         said = ask(self.teacher, queries)
-
         prediction = self._predict(critics, hide_camera)
-        terms = self.method.critic.terms(
-            self._critic_step(critics, prediction, said[-1]), self.settings
-        )
-        sees_all = not hide_camera or camera is None
-        reusable = shared and sees_all and self.critic_scale == 1.0
+        terms = self._critic_terms(critics, prediction, said[-1])
+
+        saw_camera = camera is None or not hide_camera
+        reusable = critics is mine and saw_camera and self.critic_scale == 1.0
         e_phi = self._e_phi(mine, prediction.detach() if reusable else None)
         return StepResult(mine.scores(said[0], e_phi), terms)
 
@@ -182,17 +180,23 @@ class DistillationStep:
         camera = None if hide_camera else at.camera
         return self.critic.predict(at.x_t, at.draw.t, at.text.plain, camera)
 
-    def _critic_step(self, at: _Noisy, prediction: Tensor, said: Answer) -> CriticStep:
-        critic, draw = self.critic, at.draw
+    def _critic_terms(self, at: _Noisy, prediction: Tensor, said: Answer) -> dict[str, Tensor]:
+        """The critic's losses by name."""
+        target = None
+        if "cond" in self._critic_needs(at.text):
+            negatives = said.get("negatives"), at.text.negative_weights
+            target = gamma_teacher(self.settings, said["cond"], said.get("null"), *negatives)
         step = CriticStep(
-            prediction, critic.prediction_type, critic.schedule, at.x0, draw.noise, at.x_t, draw.t
+            prediction=prediction,
+            prediction_type=self.critic.prediction_type,
+            schedule=self.critic.schedule,
+            x0=at.x0,
+            noise=at.draw.noise,
+            x_t=at.x_t,
+            t=at.draw.t,
+            teacher=target,
         )
-        if not self._critic_needs(at.text):
-            return step
-        negatives = said.get("negatives"), at.text.negative_weights
-        return replace(
-            step, teacher=gamma_teacher(self.settings, said["cond"], said.get("null"), *negatives)
-        )
+        return self.method.critic.terms(step, self.settings)
 
     @torch.no_grad()
     def _e_phi(self, at: _Noisy, prediction: Tensor | None) -> Float[Tensor, "B C h w"]:
