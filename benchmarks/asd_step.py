@@ -4,7 +4,8 @@
 
 One generator and discriminator step, without renderer, autoencoder and optimiser: all evaluations
 of the UNet, losses, and the critic's backward pass. Both sides alternate on the same networks at
-the same precision; times are medians. Writes benchmarks/results/asd-step-<hardware>.json.
+the same precision; times are medians: of CPU time on a CPU (other processes do not count), else of
+wall time. Writes benchmarks/results/asd-step-<hardware>.json.
 """
 
 import argparse
@@ -124,15 +125,16 @@ Name = tuple[str, str]
 
 def alternate(runs: dict[Name, Callable[[], None]], repeats: int, device: str) -> dict[Name, float]:
     """Median milliseconds of each run; they take turns, after one round of warm-up."""
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             if turn > 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
@@ -184,6 +186,7 @@ def main() -> None:
         "diffusers": diffusers.__version__,
         **vars(args),
         "batch": 1,
+        "clock": "wall" if args.device.startswith("cuda") else "cpu",
     }
     cases = {name: Case(net, critic, name == "perp_neg") for name in ("plain", "perp_neg")}
     report |= compare(cases, args.repeats, args.device)
