@@ -42,7 +42,7 @@ def distil(
     parse_prompt(prompt)
     tag = prompt.replace(" ", "_").replace(",", "")
     stamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
-    where = [f"exp_root_dir={root}", "name=demo", f"tag={tag}", f"timestamp={stamp}"]
+    where = [f"exp_root_dir={root}", "name=demo", f"tag={tag}", f"timestamp='{stamp}'"]
     trial = Path(root) / "demo" / f"{tag}{stamp}"
     wanted = f"system.prompt_processor.prompt={prompt}"
     began = time.time()

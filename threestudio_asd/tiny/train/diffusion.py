@@ -135,7 +135,7 @@ def write_folder(
     pipe.unet.float()
 
 
-def main(work: Path, out: Path, steps: int = 3200, seed: int = 9) -> None:
+def main(work: Path, out: Path, steps: int = 2800, seed: int = 9) -> None:
     renders: Renders = teacher_renders(work)
     vae = AutoencoderKL.from_pretrained(out / "vae").float().eval()
     latents = encode_all(vae, renders)
