@@ -105,6 +105,15 @@ def test_interrupted_run_resumes_with_equal_losses(folder, whole_run):
     assert losses() == {step: whole[step] for step in (3, 4, 5)}
 
 
+def test_the_last_step_is_saved_whatever_the_intervals(folder):
+    early = ("trainer.max_steps=5", "trainer.val_check_interval=4")
+    assert launch("--train", *early) == 0
+    assert torch.load(TRIAL / "ckpts/last.ckpt", weights_only=True)["global_step"] == 5
+    # ... and training goes on from it.
+    assert launch("--train", RESUME, "trainer.max_steps=7") == 0
+    assert sorted(losses()) == list(range(7))
+
+
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_step_that_is_not_finite_is_skipped(folder, kind, capsys):
     gradients = f"system.nan_gradients={kind == 'gradient'}"

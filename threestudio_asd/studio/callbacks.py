@@ -13,15 +13,21 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 
 
-class SaveLastAfterValidation(Callback):
-    """``last.ckpt`` after each validation, as ``checkpoint.save_last`` meant when threestudio's
-    configs were written; today's ModelCheckpoint writes it beside its other checkpoints only."""
+class SaveLast(Callback):
+    """``last.ckpt`` after each validation and the last step, as ``checkpoint.save_last`` meant
+    when threestudio's configs were written; today's ModelCheckpoint writes it beside its
+    other checkpoints only, and the steps after the last of those would be lost."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # Not on_train_end: that checkpoint would count a finished epoch, this one can go on.
+        if trainer.global_step == trainer.max_steps:
             trainer.save_checkpoint(self.checkpoint)
 
 

@@ -13,7 +13,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.callbacks import (
     Progress,
-    SaveLastAfterValidation,
+    SaveLast,
     StopOnInterrupt,
     StopWhenNotFinite,
 )
@@ -100,7 +100,7 @@ def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[
         return callbacks, []
     last = trial / "ckpts" / "last.ckpt"
     if cfg.checkpoint.get("save_last"):
-        callbacks.append(SaveLastAfterValidation(last))
+        callbacks.append(SaveLast(last))
     callbacks += [
         StopOnInterrupt(last),
         StopWhenNotFinite(last),
