@@ -16,8 +16,8 @@ from threestudio_asd.tiny.train.text import new_tokenizer
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "label"),
     [(0, 0, "front"), (44, 0, "front"), (-44, 15, "front"), (46, 0, "side"), (-90, 0, "side"),
-     (136, 0, "back"), (-136, 0, "back"), (180, 0, "back"), (315, 0, "front"), (0, 61, "overhead"),
-     (180, 75, "overhead")],
+     (136, 0, "back"), (-136, 0, "back"), (180, 0, "back"), (316, 0, "front"), (315, 0, "side"),
+     (0, 61, "overhead"), (180, 75, "overhead")],
 )  # fmt: skip
 def test_view_labels_follow_threestudios_rule(azimuth, elevation, label):
     assert view_label(float(azimuth), float(elevation)) == label
