@@ -34,7 +34,7 @@ It exists to make score distillation testable on a CPU; it knows nothing else of
   "..., normal map" gives world-space normals as (n + 1) / 2 on black.
 - Never seen in training: {held_out}.
 - Trained with `python -m threestudio_asd.tiny.train vae` (seed 5) and `... diffusion` (seed 9,
-  {steps} steps of 48 images, {hours:.1f} h on one CPU core) on 12,288 renders (seed 11).
+  {steps} steps of 48 images, {hours:.1f} h on one or two CPU cores) on 12,288 renders (seed 11).
 - The judge names object and colour of {accuracy:.1%} of 480 samples (25 DDIM steps, scale 4).
 
 ![25 DDIM steps at scale 4: objects by row, colours by column](samples.png)
