@@ -12,7 +12,6 @@ from .judge import Judge, load_judge
 from .render import (
     EVAL_DISTANCE,
     EVAL_FOVY,
-    EVAL_SIZE,
     FIXED_AZIMUTHS,
     FIXED_ELEVATION,
     fixed_views,
@@ -121,13 +120,3 @@ def assess(
         truth_right_views=sum(named == wanted for named in judge.name(truth)),
         truth_probability=float(judge.probability(truth, *wanted).mean()),
     )
-
-
-def fixed_camera_settings() -> dict[str, float]:
-    """The evaluation camera in threestudio's words: degrees, scene units, pixels."""
-    return {
-        "elevation": FIXED_ELEVATION,
-        "distance": EVAL_DISTANCE,
-        "fovy": EVAL_FOVY,
-        "size": EVAL_SIZE,
-    }
