@@ -11,7 +11,8 @@ from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.checkpoint import load_checkpoint
-from threestudio_asd.studio.data.cameras import camera_batch, orbit_positions
+from threestudio_asd.studio.data.random_camera import RandomCameraDataset
+from threestudio_asd.studio.data.random_camera_config import RandomCameraDataModuleConfig
 from threestudio_asd.studio.device import get_device
 from threestudio_asd.studio.experiment import load_config
 from threestudio_asd.studio.registry import find
@@ -53,23 +54,20 @@ def load_system(trial: Path) -> Any:
 @torch.no_grad()
 def render_fixed_views(system: Any) -> FixedViews:
     """Colours in [0, 1] on grey 0.5, and opacity, from the judge's eight views."""
+    cameras = RandomCameraDataset(
+        RandomCameraDataModuleConfig(
+            n_val_views=len(FIXED_AZIMUTHS),
+            eval_elevation_deg=FIXED_ELEVATION,
+            eval_camera_distance=EVAL_DISTANCE,
+            eval_fovy_deg=EVAL_FOVY,
+            eval_height=EVAL_SIZE,
+            eval_width=EVAL_SIZE,
+        ),
+        split="val",
+    )
     images, opacities = [], []
-    for azimuth in FIXED_AZIMUTHS:
-        elevation, angle = torch.tensor([FIXED_ELEVATION]), torch.tensor([float(azimuth)])
-        distance = torch.tensor([EVAL_DISTANCE])
-        positions = orbit_positions(elevation, angle, distance)
-        batch = camera_batch(
-            positions=positions,
-            targets=torch.zeros(1, 3),
-            up=torch.tensor([[0.0, 0.0, 1.0]]),
-            fovy_deg=torch.tensor([EVAL_FOVY]),
-            elevation_deg=elevation,
-            azimuth_deg=angle,
-            distances=distance,
-            light_positions=positions,
-            height=EVAL_SIZE,
-            width=EVAL_SIZE,
-        )
+    for index in range(len(cameras)):
+        batch = cameras.collate([cameras[index]])
         batch = {k: v.to(system.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         grey = torch.full((1, 3), EVAL_GREY, device=system.device)
         out = system.renderer(**batch, bg_color=grey)
