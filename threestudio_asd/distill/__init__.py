@@ -25,7 +25,6 @@ from threestudio_asd.distill.critic_step import (
 from threestudio_asd.distill.gradient import (
     clip_gradient,
     distillation_gradient,
-    drop_nonfinite,
     reparametrised_loss,
 )
 from threestudio_asd.distill.guidance import (
@@ -79,7 +78,6 @@ __all__ = [
     "convert_threestudio_sds_scale",
     "denoise_target",
     "distillation_gradient",
-    "drop_nonfinite",
     "from_epsilon",
     "gamma_target",
     "gamma_teacher",

@@ -6,7 +6,7 @@ This line and the loss that carries it into autograd exist here and nowhere else
 """
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
@@ -19,21 +19,6 @@ def distillation_gradient(
 ) -> Float[Tensor, "B C H W"]:
     """w(t) (target - source), detached: no network is differentiated for the generator."""
     return (weight * (target - source)).detach()
-
-
-def drop_nonfinite(
-    grad: Float[Tensor, "B C H W"],
-) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, " B"]]:
-    """Zero the items that hold a NaN or an infinity, and say which.
-
-    The caller has to look: a step whose items were dropped is to be reported (threestudio zeroes
-    NaN entry by entry, turns infinities into the largest float, and tells nobody).
-
-    Returns:
-        The gradient with those items set to 0, and a mask that is true for each of them.
-    """
-    dropped = ~grad.isfinite().flatten(1).all(dim=1)
-    return grad.masked_fill(dropped.view(-1, 1, 1, 1), 0.0), dropped
 
 
 def clip_gradient(grad: Float[Tensor, "B C H W"], limit: float | None) -> Float[Tensor, "B C H W"]:
