@@ -1,18 +1,23 @@
 """The table of the README: one prompt per object and four held-out pairs, one config, one seed.
 
-    python scripts/prompt_table.py [--out outputs/table] [--only "a red mug" ...] [key=value ...]
+    python scripts/prompt_table.py [--out outputs/table] [--jobs 2] [key=value ...]
+    python scripts/prompt_table.py --sds-scales 4 7.5 15 30
 
-Each prompt is distilled with ASD and with SDS (the floor; the same config without a critic, at the
-scale that served SDS best), and judged from the eight fixed views beside ground-truth renders (the
-ceiling). A prompt whose figures exist already is not run again. Writes ``table.md`` and
-``table.json``.
+Each prompt is distilled with ASD and with SDS (the floor: the same config without a critic), and
+judged from the eight fixed views beside ground-truth renders (the ceiling). The second form finds
+the scale that serves SDS best, on three prompts. A cell whose figures exist already is not run
+again. Writes ``table.md`` and ``table.json``.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROMPTS = (
     "a red mug",
@@ -29,69 +34,162 @@ PROMPTS = (
     "a red house",
 )
 HELD_OUT = ("a purple mug", "a pink cube", "a green mushroom", "a red snowman")
-SDS = ("system.guidance.method=sds", "system.guidance.guidance_scale=30.0")
+# SDS's scale is chosen on these.
+PILOT = ("a red mug", "a green chair", "a blue snowman")
+# The best of 4, 7.5, 15 and 30 on them.
+SDS_SCALE = 7.5
+ENOUGH = 0.9  # of the judge's accuracy on ground-truth renders
+
+Figures = dict[str, Any]
 
 
-def measure(prompt: str, method: str, out: Path, overrides: list[str]) -> dict:
-    """The figures of one prompt, from ``out`` or from a run in a process of its own."""
-    record = out / "cells" / f"{method}-{prompt.replace(' ', '_')}.json"
-    if not record.is_file():
-        record.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--cell", prompt, "--record", str(record)]
-        extra = list(SDS) if method == "sds" else []
-        command += ["--out", str(out / method), *extra, *overrides]
-        subprocess.run(command, check=True)
-    return json.loads(record.read_text())
+@dataclass(frozen=True)
+class Cell:
+    """One run: a prompt with ASD at the config's scale, or with SDS at a scale of its own."""
+
+    prompt: str
+    sds_scale: float | None = None
+
+    @property
+    def name(self) -> str:
+        method = "asd" if self.sds_scale is None else f"sds-{self.sds_scale:g}"
+        return f"{method}-{self.prompt.replace(' ', '_')}"
+
+    @property
+    def overrides(self) -> list[str]:
+        if self.sds_scale is None:
+            return []
+        scale = f"system.guidance.guidance_scale={self.sds_scale}"
+        return ["system.guidance.method=sds", scale]
 
 
-def run_cell(prompt: str, record: Path, out: Path, overrides: list[str]) -> None:
+def run_cell(cell: Cell, record: Path, overrides: list[str]) -> None:
+    """Distil and judge in this process; the figures are written last and whole."""
     from threestudio_asd.cli.demo import distil
     from threestudio_asd.cli.main import PLUGINS
 
-    result = distil(prompt, root=out, plugins=PLUGINS, overrides=overrides)
+    root = record.parent.parent / "trials" / cell.name
+    result = distil(
+        cell.prompt, root=root, plugins=PLUGINS, overrides=[*cell.overrides, *overrides]
+    )
     figures = {**result.verdict.as_dict(), "seconds": round(result.seconds, 1)}
-    record.write_text(json.dumps({"prompt": prompt, **figures}, indent=1) + "\n")
+    figures |= {"prompt": cell.prompt, "picture": str(result.picture)}
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps(figures, indent=1) + "\n")
+    partial.replace(record)
 
 
-def row(prompt: str, asd: dict, sds: dict | None) -> str:
-    cells = [prompt, f"{asd['right_views']}/8", f"{asd['probability']:.2f}"]
-    cells += [f"{asd['silhouette_iou']:.2f}", f"{asd['seconds']:.0f}"]
-    cells += [f"{asd['truth_right_views']}/8", f"{asd['truth_probability']:.2f}"]
-    if sds is None:
-        cells += ["", "", ""]
-    else:
-        cells += [f"{sds['right_views']}/8", f"{sds['probability']:.2f}"]
-        cells += [f"{sds['silhouette_iou']:.2f}"]
-    return "| " + " | ".join(cells) + " |"
+def measure(cells: list[Cell], out: Path, jobs: int, overrides: list[str]) -> dict[Cell, Figures]:
+    """The figures of every cell, run in ``jobs`` processes that share the cores evenly."""
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def one(cell: Cell) -> Figures:
+        record = out / "cells" / f"{cell.name}.json"
+        if not record.is_file():
+            command = [sys.executable, __file__, "--cell", cell.prompt, "--record", str(record)]
+            if cell.sds_scale is not None:
+                command += ["--cell-scale", str(cell.sds_scale)]
+            with record.with_suffix(".log").open("w") as log:
+                subprocess.run(
+                    [*command, *overrides],
+                    check=True,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                )
+        figures = json.loads(record.read_text())
+        print(
+            f"{cell.name}: {figures['right_views']}/8, p {figures['probability']:.2f}, "
+            f"IoU {figures['silhouette_iou']:.2f}, {figures['seconds']:.0f} s",
+            flush=True,
+        )
+        return figures
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(zip(cells, pool.map(one, cells), strict=True))
 
 
 HEADER = (
-    "| prompt | right views | probability | silhouette IoU | seconds "
-    "| truth: right | truth: probability | SDS: right | SDS: probability | SDS: IoU |\n"
+    "| prompt | ASD: right views | probability | silhouette IoU | seconds "
+    "| truth: right views | probability | SDS: right views | probability | silhouette IoU |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
+
+
+def row(prompt: str, asd: Figures, sds: Figures | None) -> str:
+    columns = [prompt, f"{asd['right_views']}/8", f"{asd['probability']:.2f}"]
+    columns += [f"{asd['silhouette_iou']:.2f}", f"{asd['seconds']:.0f}"]
+    columns += [f"{asd['truth_right_views']}/8", f"{asd['truth_probability']:.2f}"]
+    if sds is None:
+        columns += ["", "", ""]
+    else:
+        columns += [f"{sds['right_views']}/8", f"{sds['probability']:.2f}"]
+        columns += [f"{sds['silhouette_iou']:.2f}"]
+    return "| " + " | ".join(columns) + " |"
+
+
+def reached(figures: list[Figures]) -> int:
+    """How many come to ``ENOUGH`` of the judge's accuracy on the truth."""
+    return sum(f["right_views"] >= ENOUGH * f["truth_right_views"] for f in figures)
+
+
+def summary(pairs: dict[str, tuple[Figures, Figures | None]]) -> str:
+    lines = []
+    for title, prompts in (("prompts", PROMPTS), ("held-out pairs", HELD_OUT)):
+        chosen = [pairs[p] for p in prompts if p in pairs]
+        if not chosen:
+            continue
+        line = f"ASD reaches {ENOUGH:.0%} of the judge's accuracy on the truth on "
+        line += f"{reached([asd for asd, _ in chosen])} of {len(chosen)} {title}"
+        floor = [sds for _, sds in chosen if sds is not None]
+        lines.append(line + (f", SDS on {reached(floor)}." if floor else "."))
+    return "\n".join(lines)
+
+
+def write_table(args: argparse.Namespace, overrides: list[str]) -> None:
+    prompts = args.only or [*PROMPTS, *HELD_OUT]
+    methods = [None] if args.no_sds else [None, SDS_SCALE]
+    cells = [Cell(prompt, scale) for scale in methods for prompt in prompts]
+    found = measure(cells, args.out, args.jobs, overrides)
+    pairs = {p: (found[Cell(p)], found.get(Cell(p, SDS_SCALE))) for p in prompts}
+    lines = [HEADER, *(row(prompt, *pair) for prompt, pair in pairs.items())]
+    text = "\n".join(lines) + "\n\n" + summary(pairs) + "\n"
+    print(text)
+    (args.out / "table.md").write_text(text)
+    records = [{"prompt": p, "asd": asd, "sds": sds} for p, (asd, sds) in pairs.items()]
+    (args.out / "table.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def find_sds_scale(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Mean figures of SDS on the pilot's prompts for each scale."""
+    cells = [Cell(prompt, scale) for scale in args.sds_scales for prompt in PILOT]
+    found = measure(cells, args.out, args.jobs, overrides)
+    print("| scale | right views | probability | silhouette IoU |\n|---|---|---|---|")
+    for scale in args.sds_scales:
+        figures = [found[Cell(prompt, scale)] for prompt in PILOT]
+        keys = ("right_views", "probability", "silhouette_iou")
+        means = [sum(f[key] for f in figures) / len(figures) for key in keys]
+        print(f"| {scale:g} | {means[0]:.1f}/8 | {means[1]:.2f} | {means[2]:.2f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/table"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--only", nargs="*", default=None, help="these prompts instead")
     parser.add_argument("--no-sds", action="store_true", help="leave out the floor")
+    parser.add_argument("--sds-scales", nargs="+", type=float, help="compare scales of SDS instead")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser.add_argument("--cell-scale", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args()
     if args.cell:
-        run_cell(args.cell, args.record, args.out, overrides)
-        return
-    lines, figures = [HEADER], []
-    for prompt in args.only or (*PROMPTS, *HELD_OUT):
-        asd = measure(prompt, "asd", args.out, overrides)
-        sds = None if args.no_sds else measure(prompt, "sds", args.out, overrides)
-        figures.append({"prompt": prompt, "asd": asd, "sds": sds})
-        lines.append(row(prompt, asd, sds))
-        print("\n".join(lines), flush=True)
-        (args.out / "table.md").write_text("\n".join(lines) + "\n")
-        (args.out / "table.json").write_text(json.dumps(figures, indent=1) + "\n")
+        run_cell(Cell(args.cell, args.cell_scale), args.record, overrides)
+    elif args.sds_scales:
+        find_sds_scale(args, overrides)
+    else:
+        write_table(args, overrides)
 
 
 if __name__ == "__main__":

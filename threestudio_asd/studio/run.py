@@ -19,6 +19,7 @@ from threestudio_asd.studio.callbacks import (
 )
 from threestudio_asd.studio.check import check_system
 from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
+from threestudio_asd.studio.device import get_device, keep_freed_memory
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.snapshots import save_code, save_command, save_configs
 from threestudio_asd.studio.systems import BaseSystem
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
         )
     trial = _make_trial_folder(cfg)
     log.info("%s", _device_line(args.gpu))
+    if get_device().type == "cpu":
+        keep_freed_memory()
     pl.seed_everything(cfg.seed, workers=True)
     # Before the system: Lightning then refuses bad arguments before any model is built.
     trainer = make_trainer(cfg.trainer, *_attachments(args, cfg, trial), verbose=args.verbose)
