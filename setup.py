@@ -1,5 +1,6 @@
 """Packaging of threestudio-asd; ``configs/`` at the root ships as ``threestudio_asd.configs``."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -10,6 +11,8 @@ VERSION = next(
     for line in (ROOT / "threestudio_asd/__init__.py").read_text().splitlines()
     if line.startswith("__version__")
 )
+# The drop-in and the doctor check the same table.
+NEEDS = runpy.run_path(str(ROOT / "threestudio_asd/requirements.py"))
 
 setup(
     name="threestudio-asd",
@@ -18,7 +21,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=" + NEEDS["PYTHON"],
     packages=[
         *find_packages(include=["threestudio_asd", "threestudio_asd.*"]),
         "threestudio_asd.configs",
@@ -26,30 +29,13 @@ setup(
     ],
     package_dir={"threestudio_asd.configs": "configs"},
     package_data={
+        "threestudio_asd.dropin.template": ["README.md"],
         "threestudio_asd.tiny": ["weights/**/*"],
         "threestudio_asd.configs": ["*.yaml"],
         "threestudio_asd.configs.tiny": ["*.yaml"],
     },
     install_requires=[
-        "torch>=2.11,<2.14",
-        "numpy>=1.26",
-        "diffusers>=0.40,<0.44",
-        "transformers>=5.0,<6",
-        "accelerate>=1.0",
-        "peft>=0.19",
-        "pytorch-lightning>=2.5,<2.7",
-        "omegaconf>=2.3",
-        "warp-lang>=1.10",
-        "jaxtyping>=0.2.34",
-        "trimesh>=4.5",
-        "scikit-image>=0.24",
-        "imageio>=2.34",
-        "imageio-ffmpeg>=0.5",
-        "pillow>=10",
-        "rich>=13",
-        "safetensors>=0.4",
-        "tensorboard>=2.16",
-        "torchmetrics>=1.4",
+        name + versions for part in ("PLUGIN", "BUNDLED") for name, versions in NEEDS[part].items()
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "beartype>=0.18", "ruff>=0.6", "build>=1.2"],

@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "threestudio_asd"
 # Layer -> the layers that it may import besides itself.
 ALLOWED = {
     "errors": set(),
+    # What must be installed; setup.py reads it too.
+    "requirements": set(),
     # Finding and reading pretrained models; for studio and for teachers.
     "pretrained": {"errors"},
     "text_encoder": {"errors", "pretrained"},
@@ -21,10 +23,15 @@ ALLOWED = {
     "critics": {"errors", "distill", "teachers"},
     "tiny": {"errors", "distill", "teachers", "pretrained", "text_encoder"},
     "host": {"errors", "studio"},
+    # What threestudio imports from custom/.
+    "dropin": {"errors", "requirements", "host", "guidance", "systems"},
     "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {"errors", "host", "distill", "teachers", "critics", "tiny", "guidance", "systems"},
-    "cli": {"errors", "compare", "host", "studio", "portable", "tiny", "teachers", "kernels"},
+    "cli": {
+        *("errors", "requirements", "pretrained", "kernels", "tiny", "teachers"),
+        *("portable", "studio", "host", "dropin", "compare"),
+    },
 }
 # Names below threestudio_asd that are no layers.
 NEUTRAL = {"__version__", "configs"}

@@ -21,16 +21,23 @@ def _demo(argv: Sequence[str]) -> None:
     demo.main(argv, plugins=PLUGINS)
 
 
-# Name -> (what it does, function of the arguments that follow the name).
-COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+def _link(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import link
+
+    link.main(argv)
+
+
+# Name -> (what it does, function of the arguments that follow; returns an exit code, None for 0).
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
+    "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for an error that the user can put right, 130
-    for an interrupt."""
+    """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run, 2 for
+    an error that the user can put right, 130 for an interrupt."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
-        COMMANDS[argv[0]][1](argv[1:])
+        return COMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if "--verbose" in argv:
             raise
@@ -50,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _usage() -> str:
