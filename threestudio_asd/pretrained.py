@@ -73,6 +73,33 @@ def resolve_model(
         raise UserError(f"{error} {advice}") from error.__cause__
 
 
+def whereabouts(
+    path_or_id: str | Path,
+    components: Sequence[str] = STABLE_DIFFUSION,
+    offline: bool = False,
+) -> str:
+    """Where ``resolve_model`` would find a model: "local folder", "hub cache" or "hub"; a
+    mirror is named. Nothing is downloaded; ``offline`` does not ask the hub.
+
+    Raises:
+        UserError: Nowhere; the message says why.
+    """
+    folder, hub_id = Path(path_or_id).expanduser(), str(path_or_id)
+    if folder.is_dir():
+        _checked(folder, components)
+        return "local folder"
+    if not _HUB_ID.fullmatch(hub_id):
+        raise UserError(f"There is no such folder: '{path_or_id}'.")
+    if _cached(hub_id, components):
+        return "hub cache"
+    if hub_id in MOVED:
+        return f"{whereabouts(MOVED[hub_id], components, offline)} as {MOVED[hub_id]}"
+    if offline:
+        raise UserError(f"The model '{hub_id}' is not on this machine.")
+    _list_hub(hub_id, components)
+    return "hub"
+
+
 def component_files(names: Iterable[str], component: str) -> list[str]:
     """Of a model's file names, those that loading ``component`` reads, sorted.
 
@@ -158,14 +185,19 @@ def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
 def _download(hub_id: str, components: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    revision, names = _ask_hub(hub_id)
-    if lacking := _lacking(names, components):
-        raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}.")
-    files = [name for component in components for name in component_files(names, component)]
+    revision, files = _list_hub(hub_id, components)
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     except Exception as error:
         raise _unreachable(hub_id, error) from error
+
+
+def _list_hub(hub_id: str, components: Sequence[str]) -> tuple[str, list[str]]:
+    """(revision, files to download) of a model on the hub."""
+    revision, names = _ask_hub(hub_id)
+    if lacking := _lacking(names, components):
+        raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}.")
+    return revision, [name for part in components for name in component_files(names, part)]
 
 
 def _ask_hub(hub_id: str) -> tuple[str, list[str]]:
