@@ -27,11 +27,18 @@ def _link(argv: Sequence[str]) -> None:
     link.main(argv)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    from threestudio_asd.cli import doctor
+
+    return doctor.main(argv)
+
+
 # Name -> (what it does, function of the arguments that follow; returns an exit code, None for 0).
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
+    "doctor": ("show what is here, what is missing and how to mend it", _doctor),
 }
 
 

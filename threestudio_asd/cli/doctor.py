@@ -1,0 +1,206 @@
+"""``doctor``: what is here, what is missing, and how to mend it."""
+
+import argparse
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import threestudio_asd
+from threestudio_asd import pretrained, requirements
+from threestudio_asd.dropin.checkout import open_checkout
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio.configfiles import packaged_configs
+from threestudio_asd.tiny import model_folder
+
+EMBEDDED = "tiny-shapes"
+#: threestudio's compiled extensions.
+EXTENSIONS = ("tinycudann", "nerfacc", "nvdiffrast")
+DROPINS = {
+    "absent": "no drop-in: threestudio-asd link {0}",
+    "clone": "drop-in: a clone",
+    "linked": "drop-in: linked",
+    "foreign": "custom/threestudio-asd is not ours: move it away, then threestudio-asd link {0}",
+}
+
+Mark = Literal["yes", "partly", "no"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finding: what, whether it is well, and what there is to say."""
+
+    name: str
+    mark: Mark
+    text: str
+
+
+@dataclass
+class Report:
+    """All findings, by section, and what follows from them."""
+
+    sections: dict[str, list[Row]] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+    mend: list[str] = field(default_factory=list)
+
+
+def examine(
+    checkout: Path | None = None, models: Sequence[str] = (), offline: bool = False
+) -> Report:
+    """Look at everything; starts no training and downloads nothing.
+
+    Args:
+        checkout: A folder that should be a checkout of threestudio.
+        models: Folders or hub ids to look for besides those that our configs name.
+        offline: Do not ask the hub.
+    """
+    report = Report()
+    report.sections["Host"] = list(_host())
+    libraries = {**requirements.PLUGIN, **requirements.BUNDLED}
+    wrong = requirements.problems(libraries, try_import=True)
+    report.sections["Libraries"] = [_library(name, wrong.get(name)) for name in libraries]
+    report.sections["Devices"] = list(_devices())
+    report.sections["threestudio's extensions"] = list(_extensions())
+    found = _checkout(checkout)
+    if checkout is not None:
+        report.sections["Checkout"] = [found]
+    report.sections["Models"] = _models(models, offline)
+    _conclude(report, wrong, found.mark == "yes")
+    return report
+
+
+def _conclude(report: Report, wrong: dict[str, str], usable_checkout: bool) -> None:
+    old = requirements.python_problem()
+    if old:
+        report.mend.append(f"{old}.")
+    if wrong:
+        report.mend.append(requirements.install_command(wrong))
+    plugin = not old and not any(name in wrong for name in requirements.PLUGIN)
+    cuda = any(row.name.startswith("cuda") for row in report.sections["Devices"])
+    if plugin and not wrong:
+        report.runs.append(f"on the bundled host, on {'CUDA' if cuda else 'the CPU'}")
+    if plugin and usable_checkout:
+        report.runs.append("in that checkout of threestudio")
+
+
+def _host() -> Iterator[Row]:
+    old = requirements.python_problem()
+    yield Row("Python", "no" if old else "yes", old or platform.python_version())
+    where = Path(threestudio_asd.__file__).parent
+    yield Row("threestudio-asd", "yes", f"{threestudio_asd.__version__}, {where}")
+    yield Row("bundled host", "yes", "threestudio-asd launch, demo")
+    spec = find_spec("threestudio")
+    if spec is None or not spec.origin:
+        yield Row("threestudio", "partly", "not importable here; a checkout runs from its folder")
+    else:
+        yield Row("threestudio", "yes", spec.origin)
+
+
+def _library(name: str, wrong: str | None) -> Row:
+    if wrong:
+        return Row(name, "no", wrong)
+    version = requirements.installed(name) or ""
+    specifier = {**requirements.PLUGIN, **requirements.BUNDLED}[name]
+    limit = requirements.bound(specifier, "<")
+    if limit and not requirements.older(version, limit):
+        return Row(name, "partly", f"{version}, newer than tested ({specifier})")
+    return Row(name, "yes", version)
+
+
+def _devices() -> Iterator[Row]:
+    yield Row("cpu", "yes", f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}")
+    try:
+        import torch
+    except Exception:  # the libraries' section tells why
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = f"{device.total_memory / 2**30:.0f} GiB"
+        yield Row(f"cuda:{index}", "yes", f"{device.name}, {memory}, CUDA {torch.version.cuda}")
+    if not torch.cuda.device_count():
+        build = "no GPU is visible" if torch.version.cuda else f"torch {torch.__version__} has none"
+        yield Row("no CUDA", "partly", f"{build}; everything runs on the CPU")
+
+
+def _extensions() -> Iterator[Row]:
+    for name in EXTENSIONS:
+        spec = find_spec(name)
+        yield Row(name, "yes" if spec else "partly", str(spec.origin) if spec else "absent")
+
+
+def _checkout(path: Path | None) -> Row:
+    if path is None:
+        return Row("", "no", "")
+    try:
+        checkout = open_checkout(path)
+    except UserError as error:
+        return Row(str(path), "no", str(error))
+    text = f"threestudio {checkout.version}; {DROPINS[checkout.state].format(checkout.path)}"
+    return Row(str(path), "yes" if checkout.state in ("clone", "linked") else "partly", text)
+
+
+def _models(wanted: Sequence[str], offline: bool) -> list[Row]:
+    try:
+        rows = [Row(EMBEDDED, "yes", f"embedded: {model_folder(EMBEDDED)}")]
+    except UserError as error:
+        rows = [Row(EMBEDDED, "no", str(error))]
+    ids = dict.fromkeys((*config_models(), *wanted))
+    # Each waits for the hub up to ten seconds: together, not one after the other.
+    with ThreadPoolExecutor(max_workers=len(ids) or 1) as pool:
+        return rows + list(pool.map(lambda model: _model(model, offline), ids))
+
+
+def config_models() -> list[str]:
+    """The hub ids that the shipped configs name."""
+    texts = (path.read_text() for path in sorted(packaged_configs().rglob("*.yaml")))
+    found = (re.findall(r"pretrained_model_name_or_path\w*: *([\w./-]+)", text) for text in texts)
+    return sorted({name for names in found for name in names})
+
+
+def _model(name: str, offline: bool) -> Row:
+    try:
+        return Row(name, "yes", pretrained.whereabouts(name, offline=offline))
+    except UserError as error:
+        return Row(name, "partly", str(error))
+
+
+def show(report: Report) -> None:
+    """Print the report as tables."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    style = {"yes": "green", "partly": "yellow", "no": "red"}
+    sign = {"yes": "ok", "partly": "-", "no": "no"}
+    for title, rows in report.sections.items():
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for row in rows:
+            table.add_row(Text(sign[row.mark], style[row.mark]), Text(row.name), Text(row.text))
+        console.print(table, "", sep="\n")
+    verdict = f"ASD can run {'; '.join(report.runs)}." if report.runs else "ASD cannot run here."
+    console.print(Text(verdict, "bold green" if report.runs else "bold red"))
+    for line in report.mend:
+        console.print(Text(f"To mend it: {line}"), soft_wrap=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``threestudio-asd doctor [CHECKOUT] [--model ID] [--offline]``
+
+    Returns 0 if ASD can run somewhere, else 1.
+    """
+    parser = argparse.ArgumentParser(prog="threestudio-asd doctor", description=__doc__)
+    parser.add_argument("checkout", nargs="?", type=Path, help="a checkout of threestudio")
+    parser.add_argument("--model", action="append", default=[], help="a folder or hub id to find")
+    parser.add_argument("--offline", action="store_true", help="do not ask the hub")
+    args = parser.parse_args(list(argv))
+    if text := requirements.problem("rich", requirements.BUNDLED["rich"]):
+        raise UserError(f"{text}. Fix: {requirements.install_command({'rich': text})}")
+    report = examine(args.checkout, args.model, args.offline)
+    show(report)
+    return 0 if report.runs else 1
