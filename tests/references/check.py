@@ -4,7 +4,7 @@
 
 NUMBERS holds the inputs and results of each case, WEIGHTS two tiny random UNets, a LoRA and a
 camera embedding. Prints the largest relative error of each result; exits with 1 if one is above
-1e-4.
+1e-4. The settings of a case are ``SETTINGS``, in the file's metadata.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from threestudio_asd.critics.lora import LoRACritic
 from threestudio_asd.distill.critic_step import CriticSettings
-from threestudio_asd.distill.guidance import guided
+from threestudio_asd.distill.guidance import guidance_rescale, guided
 from threestudio_asd.distill.methods import ASD
 from threestudio_asd.distill.schedule import NoiseSchedule, from_epsilon
 from threestudio_asd.distill.weighting import weight
@@ -29,6 +29,20 @@ from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
 TOLERANCE = 1e-4
+#: What a case may set, and what holds where it does not.
+SETTINGS = {
+    "single_model": False,
+    "teacher_prediction_type": "epsilon",
+    "critic_prediction_type": "epsilon",
+    "guidance_scale": 7.5,
+    "guidance_scale_lora": 1.0,
+    "guidance_rescale": 0.0,
+    "weighting": "sds",
+    "gamma": -1.0,
+    "gamma_target": "official",
+    "perp_neg": False,
+    "lora_n_timestamp_samples": 1,
+}
 SCHEDULE = NoiseSchedule.scaled_linear()
 
 
@@ -36,14 +50,18 @@ def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
     """Case name -> result name -> largest error, relative to the result's largest entry."""
     with safe_open(numbers, "pt") as file:
         cases = json.loads(file.metadata()["cases"])
+    if unknown := {key for case in cases.values() for key in case} - set(SETTINGS):
+        print(f"{numbers} sets what no result here depends on: {sorted(unknown)}", file=sys.stderr)
     inputs, weights = load_file(numbers), load_file(weights)
-    return {name: _errors(case, _part(inputs, name), weights) for name, case in cases.items()}
+    return {
+        name: _errors(SETTINGS | case, _part(inputs, name), weights) for name, case in cases.items()
+    }
 
 
 def _errors(case: dict, x: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, float]:
     got = _results(case, x, _step(case, weights))
     return {
-        name: ((value - x[name].squeeze()).abs().max() / x[name].abs().max()).item()
+        name: ((value - x[name].view_as(value)).abs().max() / x[name].abs().max()).item()
         for name, value in got.items()
     }
 
@@ -61,7 +79,7 @@ class UNetTeacher(Teacher):
 
 
 def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[UNetTeacher, LoRACritic]:
-    kind = case.get("teacher_prediction_type", "epsilon")
+    kind = case["teacher_prediction_type"]
     teacher = FrozenUNet(_unet(_part(weights, "teacher")), SCHEDULE, kind)
     unet = teacher.unet if case["single_model"] else _unet(_part(weights, "critic"))
     critic = LoRACritic(FrozenUNet(unet, SCHEDULE, case["critic_prediction_type"]), rank=4)
@@ -74,7 +92,7 @@ def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[UNetTeacher, LoRA
 def _step(case: dict, weights: dict[str, Tensor]) -> DistillationStep:
     """The step of the guidance with the case's networks and settings."""
     teacher, critic = _networks(case, weights)
-    settings = CriticSettings(gamma=case["gamma"], gamma_target="official")
+    settings = CriticSettings(gamma=case["gamma"], gamma_target=case["gamma_target"])
     return DistillationStep(ASD, teacher, critic, settings, case["guidance_scale_lora"])
 
 
@@ -88,13 +106,13 @@ def _results(case: dict, x: dict[str, Tensor], step: DistillationStep) -> dict[s
     result = step.evaluate(x["latents"], text, x["camera"], *draws)
     loss = torch.stack(list(result.critic_terms.values())).sum()
     loss.backward()
-    scores, scale = result.scores, case["guidance_scale"]
+    scores, scale, rescale = result.scores, case["guidance_scale"], case["guidance_rescale"]
     w = weight(case["weighting"], SCHEDULE, scores.t, scores.x_t)
     kind = step.critic.prediction_type
     return {
-        "noise_pred": guided(scores, scale),
+        "noise_pred": guidance_rescale(guided(scores, scale), scores.cond, rescale),
         "critic_pred": from_epsilon(SCHEDULE, scores.critic, scores.x_t, scores.t, kind),
-        "grad": step.method.gradient(scores, scale, w),
+        "grad": step.method.gradient(scores, scale, w, rescale),
         "loss_critic": loss.detach(),
         "critic_grad_norm": _grad_norm(step.critic.lora),
         "camera_grad_norm": _grad_norm(step.critic.camera),
