@@ -40,22 +40,27 @@ def test_shared_and_independent_draws(make):
     assert own.noise.shape == (800, 4, 8, 8) and own.noise.std() > 0.9
 
 
-CHOICES = "share_noise=true and gamma_target=epsilon"
+KEYS = ("share_noise=false", "gamma_target=official")
 
 
 @pytest.mark.parametrize(
     ("cfg", "told"),
     [
-        ({}, True),
-        ({"share_noise": True}, False),
-        ({"gamma_target": "official"}, False),
-        ({"method": "sds"}, False),
+        ({}, KEYS),
+        ({"share_noise": True}, KEYS[1:]),
+        ({"gamma_target": "official"}, KEYS[:1]),
+        ({"gamma": 0.0}, KEYS[:1]),
+        ({"share_noise": False, "gamma_target": "epsilon"}, ()),
+        ({"method": "sds"}, ()),
     ],
 )
 def test_defaults_that_differ_from_the_official_code_are_told(make, caplog, cfg, told):
     with caplog.at_level(logging.INFO, logger="threestudio_asd"):
         make(**cfg)
-    assert (CHOICES in caplog.text) == told
+    lines = [record.message for record in caplog.records if "official code" in record.message]
+    assert len(lines) == len(told)
+    for line, key in zip(lines, told, strict=True):
+        assert line.endswith(f"system.guidance.{key}.")
 
 
 @pytest.mark.parametrize(
@@ -73,9 +78,9 @@ def test_defaults_that_differ_from_the_official_code_are_told(make, caplog, cfg,
         ({"min_step_percent": 0.9, "max_step_percent": 0.1}, "min_step_percent"),
         ({"max_step_percent": 98}, "fractions in"),
         ({"anneal_start_step": 5000}, r"max_step_percent=\[5000"),
-        ({"LoRA_path": "x"}, "LoRA_path is not implemented"),
-        ({"ckpt_path": "x"}, "ckpt_path is not implemented"),
-        ({"enable_sequential_cpu_offload": True}, "not implemented"),
+        ({"LoRA_path": "/no/such/file"}, "no system.guidance.LoRA_path '/no/such/file'"),
+        ({"ckpt_path": "/no/such/file"}, "no system.guidance.ckpt_path '/no/such/file'"),
+        ({"enable_sequential_cpu_offload": True}, "this run has no GPU"),
         ({"pretrained_model_name_or_path": "/no/such/folder"}, "/no/such/folder"),
         ({"pretrained_model_name_or_path_lora": "/no/such/folder"}, "/no/such/folder"),
     ],

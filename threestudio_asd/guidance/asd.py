@@ -19,8 +19,9 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
-from .checks import checked
+from .checks import checked, choices
 from .conditions import Conditions
+from .memory import save_memory
 from .pictures import captions, pictures
 from .step import DistillationStep, Draw
 
@@ -83,41 +84,44 @@ class StableDiffusionASDGuidance(host.BaseModule):
         enable_memory_efficient_attention: bool = False
         """Accepted for threestudio's sake: attention is memory-efficient (SDPA) in any case."""
         enable_sequential_cpu_offload: bool = False
+        """Keep the frozen weights in CPU memory; for GPUs that are too small for them, and slow."""
         max_step_percent_annealed: float = 0.5
         anneal_start_step: int | None = None
-        LoRA_path: Any = None
-        ckpt_path: Any = None
+        LoRA_path: str | None = None
+        """A LoRA of the user's for the teacher's UNet, in diffusers' or kohya's format."""
+        ckpt_path: str | None = None
+        """A UNet or a whole model whose weights replace the teacher's; file or folder."""
 
     cfg: Config
 
     def configure(self) -> None:
         cfg = self.cfg
-        method, settings = checked(cfg)
+        method, settings = checked(cfg, self.device)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        if method.critic is not None and cfg.share_noise is None and cfg.gamma_target is None:
-            host.info(
-                "ASD with share_noise=true and gamma_target=epsilon (the paper's); the official "
-                "code's are share_noise=false and gamma_target=official."
-            )
+        for line in choices(cfg, method):
+            host.info(line)
         dtype = "fp16" if cfg.half_precision_weights and self.device.type == "cuda" else "fp32"
         self.teacher = StableDiffusionTeacher.from_pretrained(
-            cfg.pretrained_model_name_or_path, dtype=dtype, device=self.device
+            cfg.pretrained_model_name_or_path,
+            dtype=dtype,
+            device=self.device,
+            checkpoint=cfg.ckpt_path,
+            lora=cfg.LoRA_path,
         )
         self.critic = self._build_critic(dtype) if method.critic is not None else None
         self.step = DistillationStep(
             method, self.teacher, self.critic, settings, cfg.guidance_scale_lora
         )
-        for net in {self.teacher.net, self.critic.net} if self.critic else {self.teacher.net}:
-            if cfg.enable_channels_last_format:
-                net.unet.to(memory_format=torch.channels_last)
-            if cfg.enable_attention_slicing:
-                net.unet.set_attention_slice("auto")
+        # After the critic: its adapter is built on the layers' own device.
+        nets = {self.teacher.net, self.critic.net} if self.critic else {self.teacher.net}
+        save_memory(cfg, [net.unet for net in nets], self.teacher.vae, self.device)
         self.update_step(0, 0)
 
     def _build_critic(self, dtype: str) -> LoRACritic:
         cfg = self.cfg
         other = cfg.pretrained_model_name_or_path_lora
         same = cfg.single_model or other in (None, cfg.pretrained_model_name_or_path)
+        same = same or self.teacher.is_model(other)
         net = self.teacher.net if same else FrozenUNet.load(other, dtype, self.device)
         return LoRACritic(
             net,

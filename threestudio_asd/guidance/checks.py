@@ -1,6 +1,9 @@
 """Bad values of ``stable-diffusion-asd-guidance``'s config, told before any model is read."""
 
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
@@ -10,16 +13,12 @@ from threestudio_asd.errors import UserError
 CAMERAS = ("extrinsics", "mvp", "none")
 # Keys of threestudio and the fork that would silently do nothing -> what to do instead.
 _UNIMPLEMENTED = {
-    "LoRA_path": "load the LoRA into the model's folder instead",
-    "ckpt_path": "convert the file to diffusers' folder format and name the folder in "
-    "pretrained_model_name_or_path",
     "anneal_start_step": "anneal with a schedule: max_step_percent=[5000, 0.98, 0.5, 5001]",
-    "enable_sequential_cpu_offload": "set it to false",
 }
 
 
-def checked(cfg: Any) -> tuple[Method, CriticSettings]:
-    """The method and the critic's settings that ``cfg`` names.
+def checked(cfg: Any, device: torch.device) -> tuple[Method, CriticSettings]:
+    """The method and the critic's settings that ``cfg`` names, for a run on ``device``.
 
     Raises:
         UserError: A value that no step could use; the message names the key.
@@ -27,6 +26,14 @@ def checked(cfg: Any) -> tuple[Method, CriticSettings]:
     for key, advice in _UNIMPLEMENTED.items():
         if getattr(cfg, key):
             raise UserError(f"system.guidance.{key} is not implemented; {advice}.")
+    for key in ("LoRA_path", "ckpt_path"):
+        if getattr(cfg, key) and not Path(getattr(cfg, key)).expanduser().exists():
+            raise UserError(f"There is no system.guidance.{key} '{getattr(cfg, key)}' here.")
+    if cfg.enable_sequential_cpu_offload and device.type != "cuda":
+        raise UserError(
+            "system.guidance.enable_sequential_cpu_offload keeps the weights of a GPU run in CPU "
+            "memory; this run has no GPU: set it to false."
+        )
     kind = cfg.camera_condition_type
     if kind not in CAMERAS:
         raise UserError(
@@ -45,6 +52,25 @@ def checked(cfg: Any) -> tuple[Method, CriticSettings]:
     _check_counts(cfg)
     WEIGHTINGS.get(cfg.weighting_strategy)
     return METHODS.get(cfg.method), CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+
+
+def choices(cfg: Any, method: Method) -> list[str]:
+    """Where defaults leave the official code, and how to follow it; one line for each."""
+    if method.critic is None:
+        return []
+    lines = []
+    if cfg.share_noise is None:
+        lines.append(
+            "One draw of (t, noise) serves generator and critic, as in the paper's Algorithm 1; "
+            "the official code draws the critic's separately: system.guidance.share_noise=false."
+        )
+    if cfg.gamma_target is None and cfg.gamma != 0.0:
+        lines.append(
+            "The critic is repelled from the teacher's epsilon, as in the paper; the official "
+            "code's target differs for v critics and perp-neg: "
+            "system.guidance.gamma_target=official."
+        )
+    return lines
 
 
 def _check_counts(cfg: Any) -> None:

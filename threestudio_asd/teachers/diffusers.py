@@ -12,6 +12,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
+from threestudio_asd.teachers.weights import load_part
 from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
 
 
@@ -50,30 +51,43 @@ class StableDiffusionTeacher(Teacher):
         device: torch.device | str = "cpu",
         vae_dtype: str | torch.dtype | None = None,
         posterior: Literal["sample", "mean"] = "sample",
+        checkpoint: str | Path | None = None,
+        lora: str | Path | None = None,
     ) -> "StableDiffusionTeacher":
         """Load from a folder, the local hub cache or the hub.
 
         Args:
             dtype: The UNet's precision: "fp32", "bf16", "fp16" or a torch dtype.
-            vae_dtype: The VAE's. By default ``dtype``, except that fp16 leaves it in fp32:
-                activations of Stable Diffusion's autoencoders, and gradients through them, leave
-                fp16's range and turn into NaN. bf16 has the range of fp32.
+            vae_dtype: The VAE's. By default ``dtype``, except that fp16 leaves it in fp32 unless
+                its configuration says ``force_upcast: false``: activations of Stable Diffusion's
+                autoencoders, and gradients through them, leave fp16's range and turn into NaN.
+                bf16 has the range of fp32.
+            checkpoint: A file or folder whose UNet, and VAE if it holds one, replace the model's.
+            lora: A file or folder with a LoRA for the UNet; it is added to the weights.
 
         Raises:
-            UserError: The model cannot be had (within 20 seconds), or an unknown precision.
+            UserError: The model cannot be had (within 20 seconds), an unknown precision, or a
+                checkpoint or LoRA that is missing or does not fit.
         """
         dtype = parse_dtype(dtype)
-        if vae_dtype is None:
-            vae_dtype = torch.float32 if dtype == torch.float16 else dtype
         folder = resolve_model(path_or_id)
         # Late: a model that cannot be had is told before seconds of imports.
         from diffusers import AutoencoderKL
 
-        net = FrozenUNet.load(folder, dtype, device)
-        vae = AutoencoderKL.from_pretrained(
-            folder, subfolder="vae", torch_dtype=parse_dtype(vae_dtype)
-        )
+        if vae_dtype is None:
+            config = AutoencoderKL.load_config(folder, subfolder="vae")
+            upcast = dtype == torch.float16 and config.get("force_upcast", True)
+            vae_dtype = torch.float32 if upcast else dtype
+        net = FrozenUNet.load(folder, dtype, device, checkpoint, lora)
+        vae = load_part(AutoencoderKL, folder, "vae", parse_dtype(vae_dtype), checkpoint)
         return cls(net, vae.to(device), folder, posterior)
+
+    def is_model(self, path_or_id: str | Path) -> bool:
+        """Whether ``path_or_id`` is this teacher's model, if by another name (a mirror's, say).
+
+        Raises UserError if that model cannot be had.
+        """
+        return resolve_model(path_or_id, ("unet", "scheduler")).samefile(self.folder)
 
     @property
     def unet(self) -> nn.Module:
@@ -132,4 +146,4 @@ class StableDiffusionTeacher(Teacher):
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         folder = resolve_model(self.folder, TEXT_COMPONENTS)
-        return TextEncoder(folder, self.net.device)
+        return TextEncoder(folder, self.schedule.alphas_cumprod.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.teachers.weights import fuse_lora, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,20 +50,26 @@ class FrozenUNet:
         path_or_id: str | Path,
         dtype: str | torch.dtype = "fp32",
         device: torch.device | str = "cpu",
+        checkpoint: str | Path | None = None,
+        lora: str | Path | None = None,
     ) -> "FrozenUNet":
         """From a folder in Stable Diffusion's format or a hub id.
 
         Schedule and prediction type come from the scheduler's configuration.
 
-        Raises UserError if the model cannot be had.
+        Args:
+            checkpoint: Weights in place of the model's own; see ``weights.load_part``.
+            lora: Added to the weights; see ``weights.fuse_lora``.
+
+        Raises UserError if the model or one of the files cannot be had.
         """
         folder = resolve_model(path_or_id, ("unet", "scheduler"))
         # Late: a model that cannot be had is told before seconds of imports.
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
-        unet = UNet2DConditionModel.from_pretrained(
-            folder, subfolder="unet", torch_dtype=parse_dtype(dtype)
-        )
+        unet = load_part(UNet2DConditionModel, folder, "unet", parse_dtype(dtype), checkpoint)
+        if lora is not None:
+            fuse_lora(unet, lora)
         # Any scheduler's configuration holds what DDPM needs: the betas and the prediction type.
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         schedule = NoiseSchedule(scheduler.alphas_cumprod).to(device)

@@ -1,0 +1,131 @@
+"""A user's own weights in a Stable Diffusion teacher: a checkpoint, a LoRA.
+
+Files are read here and turned into diffusers modules by diffusers' own converters, so that whatever
+it understands (original Stable Diffusion checkpoints, kohya's LoRAs) works. Nothing is downloaded.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from threestudio_asd.errors import UserError
+
+#: What a LoRA folder of diffusers holds.
+LORA_FILE = "pytorch_lora_weights.safetensors"
+_ADAPTER = "user"
+# Prefixes of the parts in original Stable Diffusion checkpoints.
+_ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+
+
+def load_part(
+    model_class: Any,
+    folder: Path,
+    part: str,
+    dtype: torch.dtype,
+    checkpoint: str | Path | None = None,
+) -> nn.Module:
+    """The UNet or the VAE of a model folder, with the weights of ``checkpoint`` if it holds them.
+
+    Args:
+        model_class: diffusers' class of the part.
+        folder: A model in Stable Diffusion's format; it gives the architecture in any case.
+        part: "unet" or "vae".
+        checkpoint: A file (.safetensors, .ckpt, .bin: a whole model in the original format, or the
+            UNet in either format) or a folder (a model, or a UNet as diffusers saves it).
+
+    Raises:
+        UserError: The checkpoint is missing or unreadable, or fits another architecture.
+    """
+    if checkpoint is None:
+        return model_class.from_pretrained(folder, subfolder=part, torch_dtype=dtype)
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return _from_folder(model_class, folder, part, dtype, path)
+    state = _read(path)
+    original = any(key.startswith(tuple(_ORIGINAL.values())) for key in state)
+    holds_part = _holds(state, _ORIGINAL[part]) if original else part == "unet"
+    if not holds_part:
+        return load_part(model_class, folder, part, dtype)
+    try:
+        model = model_class.from_single_file(
+            state, config=str(folder), subfolder=part, torch_dtype=dtype
+        )
+    except Exception as error:  # of whatever kind a wrong key or shape causes in the converter
+        raise _misfit(path, part, folder) from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise _misfit(path, part, folder)
+    return model
+
+
+def fuse_lora(unet: nn.Module, lora: str | Path) -> None:
+    """Add a LoRA to the weights of ``unet``, at scale 1: W + (alpha / r) B A.
+
+    Merged, because the critic's adapter may share the UNet: the teacher is then a plain network,
+    and costs nothing more. A part for the text encoder is not used.
+
+    Args:
+        lora: A file in diffusers' or kohya's format, or a folder that diffusers saved one in.
+
+    Raises:
+        UserError: The LoRA is missing, unreadable, without a part for the UNet, or for another
+            architecture.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    path = Path(lora).expanduser()
+    state = _read(path / LORA_FILE if path.is_dir() else path)
+    try:
+        state, alphas = StableDiffusionPipeline.lora_state_dict(state)
+    except Exception as error:
+        raise _misfit(path, "unet", None) from error
+    if not any(key.startswith("unet.") for key in state):
+        raise UserError(f"The LoRA {path} has no part for the UNet; check LoRA_path.")
+    try:
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=_ADAPTER)
+        unet.fuse_lora(adapter_names=[_ADAPTER])
+    except Exception as error:
+        raise _misfit(path, "unet", None) from error
+    unet.unload_lora()
+
+
+def _from_folder(
+    model_class: Any, folder: Path, part: str, dtype: torch.dtype, saved: Path
+) -> nn.Module:
+    if (saved / part).is_dir():
+        return model_class.from_pretrained(saved, subfolder=part, torch_dtype=dtype)
+    if part != "unet" or (saved / "unet").is_dir():
+        return load_part(model_class, folder, part, dtype)
+    if not (saved / "config.json").is_file():
+        raise UserError(f"The folder {saved} holds neither a model nor a UNet; check ckpt_path.")
+    return model_class.from_pretrained(saved, torch_dtype=dtype)
+
+
+def _holds(state: dict[str, Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in state)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a pickle (tensors only, no code)."""
+    if not file.is_file():
+        raise UserError(f"There is no such file: '{file}'; check LoRA_path and ckpt_path.")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"The file {file} cannot be read as weights: {error}") from error
+    while "state_dict" in state:
+        state = state["state_dict"]
+    return state
+
+
+def _misfit(path: Path, part: str, folder: Path | None) -> UserError:
+    model = "the teacher" if folder is None else f"the model {folder}"
+    return UserError(
+        f"The weights in {path} do not fit the {part} of {model}; set "
+        "pretrained_model_name_or_path to the model that they were made for."
+    )
