@@ -1,0 +1,2 @@
+def get_ipython() -> None:
+    """There is no interactive shell; matplotlib asks."""

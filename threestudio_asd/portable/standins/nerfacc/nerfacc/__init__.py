@@ -1,0 +1,2 @@
+from threestudio_asd.portable.nerfacc import *  # noqa: F403
+from threestudio_asd.portable.nerfacc import __getattr__  # noqa: F401

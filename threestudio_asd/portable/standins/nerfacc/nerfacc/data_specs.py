@@ -1,0 +1,1 @@
+from threestudio_asd.portable.nerfacc import RayIntervals  # noqa: F401

@@ -1,0 +1,1 @@
+from threestudio_asd.portable.nerfacc import AbstractEstimator  # noqa: F401

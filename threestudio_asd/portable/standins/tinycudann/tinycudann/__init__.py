@@ -1,0 +1,1 @@
+from threestudio_asd.portable.tinycudann import *  # noqa: F403
