@@ -1,0 +1,50 @@
+"""All facts of a host."""
+
+from pathlib import Path
+from typing import Any
+
+from contract import cameras, definitions, pictures, prompting, rendering, scheduling, trial
+from contract.hosts import Host
+
+# What the bundled host implements, and so what is compared key by key.
+ENTRIES = (
+    "diffuse-with-point-light-material",
+    "dummy-exporter",
+    "implicit-volume",
+    "mesh-exporter",
+    "nerf-volume-renderer",
+    "neural-environment-map-background",
+    "no-material",
+    "random-camera-datamodule",
+    "solid-color-background",
+    "stable-diffusion-prompt-processor",
+)
+
+
+def collect(host: Host, scratch: Path) -> dict[str, Any]:
+    """By section; ``scratch`` is an empty folder, and the current one."""
+    return {
+        "registry": definitions.registry(host),
+        "configs": definitions.configs(host, ENTRIES),
+        "api": {
+            "errors": definitions.errors(host),
+            "launch-options": dict.fromkeys(host.launch_options(), True),
+            "saving": definitions.signatures(host),
+        },
+        "resolvers": {
+            "names": definitions.resolver_names(host),
+            "results": definitions.resolvers(host),
+        },
+        "schedules": scheduling.schedules(host),
+        "optimizers": scheduling.optimizers(host),
+        "prompts": prompting.prompts(host),
+        "cameras": cameras.cameras(host),
+        "statistics": cameras.statistics(host),
+        "pictures": pictures.pictures(host, scratch),
+        "activations": rendering.activations(host),
+        "geometries": rendering.geometries(host),
+        "materials": rendering.materials(host),
+        "backgrounds": rendering.backgrounds(host),
+        "renders": rendering.renders(host),
+        "trial": trial.trial(host, scratch),
+    }
