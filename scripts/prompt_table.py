@@ -6,7 +6,8 @@
 Each prompt is distilled with ASD and with SDS (the floor: the same config without a critic), and
 judged from the eight fixed views beside ground-truth renders (the ceiling). The second form finds
 the scale that serves SDS best, on three prompts. A cell whose figures exist already is not run
-again. Writes ``table.md`` and ``table.json``.
+again. Writes ``table.md``, ``table.json`` and ``table.png``: per prompt one view of ASD's result,
+SDS's and the truth, from top to bottom.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 PROMPTS = (
     "a red mug",
@@ -147,6 +150,34 @@ def summary(pairs: dict[str, tuple[Figures, Figures | None]]) -> str:
     return "\n".join(lines)
 
 
+VIEW = 3  # of the eight, azimuth 135 degrees
+COLUMNS = 8
+
+
+def picture(pairs: dict[str, tuple[Figures, Figures | None]]) -> Image.Image:
+    """View ``VIEW`` of every prompt; three rows (ASD, SDS, truth) per ``COLUMNS`` prompts."""
+    tiles = []
+    for asd, sds in pairs.values():
+        with Image.open(asd["picture"]) as found:
+            size = found.width // 8
+            column = [_view(found, size, row=0), None, _view(found, size, row=1)]
+        if sds is not None:
+            with Image.open(sds["picture"]) as found:
+                column[1] = _view(found, size, row=0)
+        tiles.append([tile for tile in column if tile is not None])
+    rows, blocks = max(map(len, tiles)), -(-len(tiles) // COLUMNS)
+    sheet = Image.new("RGB", (min(len(tiles), COLUMNS) * size, blocks * rows * size), "white")
+    for number, column in enumerate(tiles):
+        block, x = divmod(number, COLUMNS)
+        for y, tile in enumerate(column):
+            sheet.paste(tile, (x * size, (block * rows + y) * size))
+    return sheet
+
+
+def _view(found: Image.Image, size: int, row: int) -> Image.Image:
+    return found.crop((VIEW * size, row * size, (VIEW + 1) * size, (row + 1) * size))
+
+
 def write_table(args: argparse.Namespace, overrides: list[str]) -> None:
     prompts = args.only or [*PROMPTS, *HELD_OUT]
     methods = [None] if args.no_sds else [None, SDS_SCALE]
@@ -157,6 +188,7 @@ def write_table(args: argparse.Namespace, overrides: list[str]) -> None:
     text = "\n".join(lines) + "\n\n" + summary(pairs) + "\n"
     print(text)
     (args.out / "table.md").write_text(text)
+    picture(pairs).save(args.out / "table.png")
     records = [{"prompt": p, "asd": asd, "sds": sds} for p, (asd, sds) in pairs.items()]
     (args.out / "table.json").write_text(json.dumps(records, indent=1) + "\n")
 
