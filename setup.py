@@ -30,6 +30,7 @@ setup(
     package_dir={"threestudio_asd.configs": "configs"},
     package_data={
         "threestudio_asd.dropin.template": ["README.md"],
+        "threestudio_asd.portable": ["standins/**/*.py"],
         "threestudio_asd.tiny": ["weights/**/*"],
         "threestudio_asd.configs": ["*.yaml"],
         "threestudio_asd.configs.tiny": ["*.yaml"],
@@ -38,6 +39,21 @@ setup(
         name + versions for part in ("PLUGIN", "BUNDLED") for name, versions in NEEDS[part].items()
     ],
     extras_require={
+        # What an unmodified threestudio imports besides our own needs, as far as it can be
+        # installed today; threestudio_asd.portable stands in for the rest.
+        "upstream": [
+            "libigl==2.5.1",  # 2.6 has lost functions that threestudio imports
+            "einops>=0.6",
+            "envlight==0.1.0",
+            "matplotlib>=3.7",
+            "networkx>=3",
+            "opencv-python-headless>=4.7",
+            "PyMCubes>=0.1.4",
+            "scipy>=1.11",
+            "tqdm>=4.65",
+            "typeguard>=4",
+            "xatlas>=0.0.8",
+        ],
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "beartype>=0.18", "ruff>=0.6", "build>=1.2"],
     },
     entry_points={"console_scripts": ["threestudio-asd=threestudio_asd.cli.main:main"]},

@@ -33,11 +33,18 @@ def _doctor(argv: Sequence[str]) -> int:
     return doctor.main(argv)
 
 
+def _upstream(argv: Sequence[str]) -> int:
+    from threestudio_asd.cli import upstream
+
+    return upstream.main(argv)
+
+
 # Name -> (what it does, function of the arguments that follow; returns an exit code, None for 0).
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
+    "upstream": ("run an unmodified threestudio checkout, on a CPU too", _upstream),
     "doctor": ("show what is here, what is missing and how to mend it", _doctor),
 }
 

@@ -6,6 +6,6 @@ CUDA to the CPU. Nothing of a checkout is changed on disk.
 """
 
 from threestudio_asd.portable.adapt import adapt_to_cpu
-from threestudio_asd.portable.install import install, replaced
+from threestudio_asd.portable.install import install, replaced, unusable
 
-__all__ = ["adapt_to_cpu", "install", "replaced"]
+__all__ = ["adapt_to_cpu", "install", "replaced", "unusable"]

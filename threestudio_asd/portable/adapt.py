@@ -43,12 +43,14 @@ def _no_device(device: Any) -> contextlib.AbstractContextManager:
 def _train_on_cpu() -> None:
     import pytorch_lightning
 
+    threestudio = sys.modules["threestudio"]
     trainer_class = pytorch_lightning.Trainer
 
     class CpuTrainer(trainer_class):
         def __init__(self, **arguments: Any) -> None:
             arguments.update(accelerator="cpu", devices=1)
             if arguments.get("precision") in HALF:
+                threestudio.info("threestudio-asd: no CUDA, so trainer.precision is 32.")
                 arguments["precision"] = 32
             super().__init__(**arguments)
 

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,17 +10,17 @@ import torch
 
 FOLDER = Path(__file__).parent / "standins"
 
-_replaced: set[str] = set()
+#: Imported by threestudio for parts that have nothing to do with this project.
+PLACEHOLDERS = ("wandb", "IPython", "torchvision", "controlnet_aux")
 
 
-def install(device: torch.device | str | None = None) -> list[str]:
+def install(device: torch.device | str | None = None, quiet: bool = False) -> list[str]:
     """Make ``import threestudio`` possible: stand in for what cannot be used here.
 
     ``tinycudann``, ``nerfacc`` and ``nvdiffrast`` are replaced where they are missing or where one
-    tiny call fails on ``device``; ``wandb``, ``IPython``, ``torchvision`` and ``controlnet_aux``,
-    which threestudio imports for parts that have nothing to do with this project, by placeholders
-    where they are missing. A stand-in is a folder at the front of ``sys.path``, so that spawned
-    processes find it too. The log names what was replaced, once.
+    tiny call fails on ``device``; ``PLACEHOLDERS`` where they are missing. All but ``torchvision``
+    are folders at the front of ``sys.path``, which processes that Python spawns inherit. The log
+    names what was replaced, once; ``quiet`` keeps it from doing so.
 
     Args:
         device: where the extensions are to run; CUDA if there is one, else the CPU.
@@ -29,35 +28,44 @@ def install(device: torch.device | str | None = None) -> list[str]:
     Returns:
         The names that are replaced, from earlier calls too.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    reasons = {}
-    for name, probe in PROBES.items():
-        if name not in replaced() and (reason := _unusable(name, probe, torch.device(device))):
-            reasons[name] = reason
-    for name in PLACEHOLDERS:
-        if name not in replaced() and importlib.util.find_spec(name) is None:
-            reasons[name] = "not installed"
+    reasons = {name: reason for name, reason in unusable(device).items() if name not in replaced()}
     for name in reasons:
         _replace(name)
-    if reasons:
+    if not quiet:
         _say(reasons)
     return replaced()
 
 
+def unusable(device: torch.device | str | None = None) -> dict[str, str]:
+    """Name -> why the real library cannot be used on ``device``; without those that can be.
+
+    A library that a stand-in replaces already says so.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    reasons = {name: _why(name, device) for name in (*PROBES, *PLACEHOLDERS)}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def replaced() -> list[str]:
     """Names that a stand-in or a placeholder answers in this process."""
-    return [name for name in (*PROBES, *PLACEHOLDERS) if name in _replaced]
+    return [name for name in (*PROBES, *PLACEHOLDERS) if _is_replaced(name)]
 
 
-def _unusable(
-    name: str, probe: Callable[[ModuleType, torch.device], None], device: torch.device
-) -> str:
-    """Why the real library cannot be used on the device; empty if it can."""
+def _is_replaced(name: str) -> bool:
+    folder = str(FOLDER / name)
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return folder in sys.path or file.startswith(folder)
+
+
+def _why(name: str, device: torch.device) -> str:
+    if _is_replaced(name):
+        return "a stand-in is installed"
     if importlib.util.find_spec(name) is None:
         return "not installed"
+    if name in PLACEHOLDERS:
+        return ""
     try:
-        probe(importlib.import_module(name), device)
+        PROBES[name](importlib.import_module(name), device)
     except Exception as error:  # Whatever a foreign extension raises, it is of no use here.
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0]}"
@@ -67,24 +75,24 @@ def _unusable(
 def _replace(name: str) -> None:
     for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
         del sys.modules[module]
-    sys.path.insert(0, str(FOLDER / name))
-    importlib.invalidate_caches()
     if name == "torchvision":
-        _hide_torchvision()
-    _replaced.add(name)
+        _import_torchvision()
+    else:
+        sys.path.insert(0, str(FOLDER / name))
+        importlib.invalidate_caches()
 
 
-def _hide_torchvision() -> None:
-    """Leave the placeholder to threestudio alone.
+def _import_torchvision() -> None:
+    """Import the placeholder without leaving it on the path.
 
-    torchmetrics and transformers use torchvision wherever they find its folder, so it is taken off
-    the path again, and they look for it before it is in ``sys.modules``.
+    torchmetrics and transformers use torchvision wherever they find its folder; here they look
+    before there is one.
     """
-    folder = sys.path.pop(0)
     import torchmetrics  # noqa: F401
     from transformers.utils import import_utils
 
     import_utils.is_torchvision_available()
+    folder = str(FOLDER / "torchvision")
     sys.path.insert(0, folder)
     importlib.import_module("torchvision.transforms.functional")
     sys.path.remove(folder)
@@ -125,4 +133,3 @@ PROBES = {
     "nerfacc": _probe_nerfacc,
     "nvdiffrast": _probe_nvdiffrast,
 }
-PLACEHOLDERS = ("wandb", "IPython", "torchvision", "controlnet_aux")

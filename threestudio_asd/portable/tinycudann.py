@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.kernels._warp import check_tensor
 from threestudio_asd.kernels.harmonics import MAX_DEGREE, spherical_harmonics
-from threestudio_asd.kernels.hashgrid import HashGrid
+from threestudio_asd.kernels.hashgrid import GridSpec, encode
 from threestudio_asd.portable.placeholder import refusing
 
 __all__ = ["Encoding", "free_temporary_memory"]
@@ -40,6 +41,7 @@ class Encoding(nn.Module):
 
     As in tinycudann, options that an encoding does not know are ignored (threestudio passes its
     own ones, too), and a grid starts from ``seed`` whatever the state of torch's generators.
+    ``params`` is the flat table, empty without one.
 
     Args:
         n_input_dims: 3.
@@ -61,41 +63,42 @@ class Encoding(nn.Module):
         otype = str(encoding_config.get("otype")).lower()
         if n_input_dims != 3 or otype not in ("hashgrid", "grid", "sphericalharmonics"):
             raise _unsupported(f"otype {encoding_config.get('otype')} of {n_input_dims} dimensions")
-        self.n_input_dims, self.dtype = n_input_dims, dtype or torch.float32
-        self.seed, self.encoding_config = seed, dict(encoding_config)
-        self.grid = self.degree = None
-        if otype == "sphericalharmonics":
+        self.n_input_dims, self.seed = n_input_dims, seed
+        self.encoding_config, self.dtype = dict(encoding_config), dtype or torch.float32
+        self.spec = None if otype == "sphericalharmonics" else _grid(encoding_config)
+        if self.spec is None:
             self.degree = int(encoding_config.get("degree", 4))
             if not 1 <= self.degree <= MAX_DEGREE:
                 raise _unsupported(f"SphericalHarmonics of degree {self.degree}")
-            self.n_output_dims = self.degree**2
+            self.n_output_dims, n_params = self.degree**2, 0
         else:
-            self.grid = _grid(encoding_config, seed)
-            self.n_output_dims = self.grid.n_output_dims
-
-    @property
-    def params(self) -> nn.Parameter | None:
-        """The grid's table, flat; None without a grid."""
-        return None if self.grid is None else self.grid.params
+            self.n_output_dims, n_params = self.spec.n_output_dims, self.spec.n_params
+        random = torch.Generator().manual_seed(seed)
+        table = torch.empty(n_params, device="cpu").uniform_(-1e-4, 1e-4, generator=random)
+        self.params = nn.Parameter(table)
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        """Encode points of the unit cube; differentiable twice."""
+        """Encode points of the unit cube; differentiable twice.
+
+        Raises:
+            UserError: on a wrong shape or device.
+        """
         x = x.float()
-        features = spherical_harmonics(x, self.degree) if self.grid is None else self.grid(x)
-        return features.to(self.dtype)
+        check_tensor("Encoding input", x, "(N, 3)", ndim=2, last=3, like=self.params)
+        if self.spec is None:
+            return spherical_harmonics(x, self.degree).to(self.dtype)
+        return encode(x, self.params, self.spec).to(self.dtype)
 
 
 def free_temporary_memory() -> None:
     """Nothing to free: torch's allocator holds the temporary memory."""
 
 
-def _grid(config: Mapping[str, Any], seed: int) -> HashGrid:
+def _grid(config: Mapping[str, Any]) -> GridSpec:
     for key, value in GRID_FIXED.items():
         if str(config.get(key, value)).lower() != value:
             raise _unsupported(f"{key}: {config[key]}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return HashGrid(**{key: config.get(key, default) for key, default in GRID.items()})
+    return GridSpec(**{key: config.get(key, default) for key, default in GRID.items()})
 
 
 def _unsupported(what: str) -> UserError:

@@ -4,7 +4,6 @@ Encodings take points in [0, 1]^d. Options that would change the result and are 
 here raise; nothing is ignored.
 """
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.kernels.harmonics import MAX_DEGREE, spherical_harmonics
 from threestudio_asd.kernels.hashgrid import HashGrid
 from threestudio_asd.studio.base import Updateable
 from threestudio_asd.studio.models.activations import get_activation
@@ -81,31 +81,20 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
 
 
 class SphericalHarmonics(nn.Module):
-    """The degree^2 first real spherical harmonics of a direction d, given as (d + 1) / 2.
-
-    Order and signs as in tiny-cuda-nn (Condon-Shortley phase included).
-    """
+    """Spherical harmonics of directions d, given as (d + 1) / 2."""
 
     def __init__(self, n_input_dims: int, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.degree = _options(config, {"degree": 3})["degree"]
-        if n_input_dims != 3 or self.degree not in (1, 2, 3):
+        if n_input_dims != 3 or self.degree not in range(1, MAX_DEGREE + 1):
             raise UserError(
-                "SphericalHarmonics encodes 3 dimensions up to degree 3, "
+                f"SphericalHarmonics encodes 3 dimensions up to degree {MAX_DEGREE}, "
                 f"not {n_input_dims} dimensions and degree {self.degree}."
             )
         self.n_input_dims, self.n_output_dims = n_input_dims, self.degree**2
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        x, y, z = (2 * x - 1).unbind(-1)
-        a, b = math.sqrt(3 / (4 * math.pi)), math.sqrt(15 / (4 * math.pi))
-        basis = [
-            torch.full_like(x, math.sqrt(1 / (4 * math.pi))),
-            *(-a * y, a * z, -a * x),
-            *(b * x * y, -b * y * z, math.sqrt(5 / (16 * math.pi)) * (3 * z * z - 1)),
-            *(-b * x * z, b / 2 * (x * x - y * y)),
-        ]
-        return torch.stack(basis[: self.n_output_dims], dim=-1)
+        return spherical_harmonics(x, self.degree)
 
 
 class CompositeEncoding(nn.Module, Updateable):
