@@ -4,6 +4,8 @@ import argparse
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,12 +23,17 @@ from threestudio_asd.tiny import model_folder
 EMBEDDED = "tiny-shapes"
 #: threestudio's compiled extensions.
 EXTENSIONS = ("tinycudann", "nerfacc", "nvdiffrast")
+#: What lies in a checkout's custom/threestudio-asd, in words.
 DROPINS = {
-    "absent": "no drop-in: threestudio-asd link {0}",
-    "clone": "drop-in: a clone",
-    "linked": "drop-in: linked",
-    "foreign": "custom/threestudio-asd is not ours: move it away, then threestudio-asd link {0}",
+    "absent": "no drop-in, so its own launch.py does not know ASD (threestudio-asd link {0})",
+    "clone": "the drop-in is a clone",
+    "linked": "the drop-in is linked",
+    "foreign": "custom/threestudio-asd is not ours (move it away, then threestudio-asd link {0})",
 }
+# Imports a checkout's threestudio as it would be run, and registers the plugin.
+TRIAL = (
+    "from pathlib import Path\nfrom threestudio_asd.cli import upstream_run as r\nr.prepare(Path())"
+)
 
 Mark = Literal["yes", "partly", "no"]
 
@@ -65,27 +72,25 @@ def examine(
     wrong = requirements.problems(libraries, try_import=True)
     report.sections["Libraries"] = [_library(name, wrong.get(name)) for name in libraries]
     report.sections["Devices"] = list(_devices())
-    report.sections["threestudio's extensions"] = list(_extensions())
-    found = _checkout(checkout)
+    report.sections["Extensions"] = list(_extensions(wrong))
     if checkout is not None:
-        report.sections["Checkout"] = [found]
+        report.sections["Checkout"] = list(_checkout(checkout))
     report.sections["Models"] = _models(models, offline)
-    _conclude(report, wrong, found.mark == "yes")
+    _conclude(report, wrong)
     return report
 
 
-def _conclude(report: Report, wrong: dict[str, str], usable_checkout: bool) -> None:
-    old = requirements.python_problem()
-    if old:
+def _conclude(report: Report, wrong: dict[str, str]) -> None:
+    if old := requirements.python_problem():
         report.mend.append(f"{old}.")
     if wrong:
         report.mend.append(requirements.install_command(wrong))
-    plugin = not old and not any(name in wrong for name in requirements.PLUGIN)
     cuda = any(row.name.startswith("cuda") for row in report.sections["Devices"])
-    if plugin and not wrong:
+    if not old and not wrong:
         report.runs.append(f"on the bundled host, on {'CUDA' if cuda else 'the CPU'}")
-    if plugin and usable_checkout:
-        report.runs.append("in that checkout of threestudio")
+    checkout = report.sections.get("Checkout", [])
+    if checkout and all(row.mark != "no" for row in checkout):
+        report.runs.append(f"in {checkout[0].name} (threestudio-asd upstream)")
 
 
 def _host() -> Iterator[Row]:
@@ -95,10 +100,8 @@ def _host() -> Iterator[Row]:
     yield Row("threestudio-asd", "yes", f"{threestudio_asd.__version__}, {where}")
     yield Row("bundled host", "yes", "threestudio-asd launch, demo")
     spec = find_spec("threestudio")
-    if spec is None or not spec.origin:
-        yield Row("threestudio", "partly", "not importable here; a checkout runs from its folder")
-    else:
-        yield Row("threestudio", "yes", spec.origin)
+    where = spec.origin if spec and spec.origin else "none installed; give a checkout's folder"
+    yield Row("threestudio", "yes" if spec else "partly", where)
 
 
 def _library(name: str, wrong: str | None) -> Row:
@@ -127,21 +130,45 @@ def _devices() -> Iterator[Row]:
         yield Row("no CUDA", "partly", f"{build}; everything runs on the CPU")
 
 
-def _extensions() -> Iterator[Row]:
+def _extensions(wrong: dict[str, str]) -> Iterator[Row]:
+    """Whether threestudio's compiled extensions are real here, by one tiny call each."""
+    if "warp-lang" in wrong or "torch" in wrong:
+        yield Row("warp", "no", wrong.get("warp-lang") or wrong["torch"])
+        return
+    yield Row("warp", "yes", "real")
+    from threestudio_asd.portable import unusable
+
+    reasons = unusable()
     for name in EXTENSIONS:
-        spec = find_spec(name)
-        yield Row(name, "yes" if spec else "partly", str(spec.origin) if spec else "absent")
+        if name in reasons:
+            yield Row(name, "partly", f"stand-in under threestudio-asd upstream ({reasons[name]})")
+        else:
+            yield Row(name, "yes", f"real, {find_spec(name).origin}")
 
 
-def _checkout(path: Path | None) -> Row:
-    if path is None:
-        return Row("", "no", "")
+def _checkout(path: Path) -> Iterator[Row]:
     try:
         checkout = open_checkout(path)
     except UserError as error:
-        return Row(str(path), "no", str(error))
-    text = f"threestudio {checkout.version}; {DROPINS[checkout.state].format(checkout.path)}"
-    return Row(str(path), "yes" if checkout.state in ("clone", "linked") else "partly", text)
+        yield Row(str(path), "no", str(error))
+        return
+    mark = "yes" if checkout.state in ("clone", "linked") else "partly"
+    text = DROPINS[checkout.state].format(checkout.path)
+    yield Row(str(checkout.path), mark, f"threestudio {checkout.version}; {text}")
+    package = Path(threestudio_asd.__file__).parent.parent
+    paths = (str(package), os.environ.get("PYTHONPATH", ""))
+    done = subprocess.run(
+        [sys.executable, "-c", TRIAL],
+        cwd=checkout.path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        yield Row("import", "yes", "threestudio and ASD can be imported there")
+    else:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        yield Row("import", "no", reason.partition("UserError: ")[2] or reason)
 
 
 def _models(wanted: Sequence[str], offline: bool) -> list[Row]:
@@ -166,7 +193,7 @@ def _model(name: str, offline: bool) -> Row:
     try:
         return Row(name, "yes", pretrained.whereabouts(name, offline=offline))
     except UserError as error:
-        return Row(name, "partly", str(error))
+        return Row(name, "partly", str(error).removeprefix(f"Cannot load the model '{name}': "))
 
 
 def show(report: Report) -> None:
@@ -179,7 +206,10 @@ def show(report: Report) -> None:
     style = {"yes": "green", "partly": "yellow", "no": "red"}
     sign = {"yes": "ok", "partly": "-", "no": "no"}
     for title, rows in report.sections.items():
-        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        console.print(Text(title, "bold"))
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for overflow in ("ignore", "fold", "fold"):  # nothing is cut: paths are there to be copied
+            table.add_column(overflow=overflow, no_wrap=overflow == "ignore")
         for row in rows:
             table.add_row(Text(sign[row.mark], style[row.mark]), Text(row.name), Text(row.text))
         console.print(table, "", sep="\n")
