@@ -78,9 +78,18 @@ def test_a_checkout_that_cannot_be_imported_gives_the_reason(tmp_path, monkeypat
     place, trial = doctor._checkout(checkout)
     assert place.text.startswith("threestudio 0.2.3; no drop-in")
     assert (trial.mark, trial.text) == ("no", "ImportError: no libigl")
-    report = doctor.Report({"Devices": [], "Checkout": [place, trial]})
+    model = doctor.Row("a-model", "yes", "hub cache")
+    report = doctor.Report({"Devices": [], "Checkout": [place, trial], "Models": [model]})
     doctor._conclude(report, {})
     assert report.runs == ["on the bundled host, on the CPU"]
+
+
+def test_without_any_model_nothing_can_run():
+    gone = doctor.Row("a-model", "partly", "not on this machine")
+    report = doctor.Report({"Devices": [], "Models": [gone]})
+    doctor._conclude(report, {})
+    assert report.runs == []
+    assert report.mend[0].startswith("no model answers")
 
 
 def test_models_answer_from_folder_cache_hub_or_not_at_all(tmp_path, monkeypatch):

@@ -67,9 +67,9 @@ def examine(
         offline: Do not ask the hub.
     """
     report = Report()
-    report.sections["Host"] = list(_host())
     libraries = {**requirements.PLUGIN, **requirements.BUNDLED}
     wrong = requirements.problems(libraries, try_import=True)
+    report.sections["Host"] = list(_host(wrong))
     report.sections["Libraries"] = [_library(name, wrong.get(name)) for name in libraries]
     report.sections["Devices"] = list(_devices())
     report.sections["Extensions"] = list(_extensions(wrong))
@@ -85,6 +85,9 @@ def _conclude(report: Report, wrong: dict[str, str]) -> None:
         report.mend.append(f"{old}.")
     if wrong:
         report.mend.append(requirements.install_command(wrong))
+    if all(row.mark != "yes" for row in report.sections["Models"]):
+        report.mend.append("no model answers; name a folder or hub id that does with --model.")
+        return
     cuda = any(row.name.startswith("cuda") for row in report.sections["Devices"])
     if not old and not wrong:
         report.runs.append(f"on the bundled host, on {'CUDA' if cuda else 'the CPU'}")
@@ -93,12 +96,14 @@ def _conclude(report: Report, wrong: dict[str, str]) -> None:
         report.runs.append(f"in {checkout[0].name} (threestudio-asd upstream)")
 
 
-def _host() -> Iterator[Row]:
+def _host(wrong: dict[str, str]) -> Iterator[Row]:
     old = requirements.python_problem()
     yield Row("Python", "no" if old else "yes", old or platform.python_version())
     where = Path(threestudio_asd.__file__).parent
     yield Row("threestudio-asd", "yes", f"{threestudio_asd.__version__}, {where}")
-    yield Row("bundled host", "yes", "threestudio-asd launch, demo")
+    well = "usable: threestudio-asd launch, threestudio-asd demo"
+    lacking = f"not usable: {', '.join(wrong)} (see below)"
+    yield Row("bundled host", "no" if wrong else "yes", lacking if wrong else well)
     spec = find_spec("threestudio")
     where = spec.origin if spec and spec.origin else "none installed; give a checkout's folder"
     yield Row("threestudio", "yes" if spec else "partly", where)
