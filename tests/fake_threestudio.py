@@ -115,5 +115,5 @@ def python(checkout: Path, code: str, before: str = "") -> subprocess.CompletedP
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
