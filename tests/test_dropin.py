@@ -26,8 +26,8 @@ print("REPORT", json.dumps({
     "files": sorted({
         m.__file__ for n, m in sys.modules.items() if n.startswith("threestudio_asd.")
     } | {sys.modules["threestudio_asd"].__file__}),
-    "copies": [n for n, m in sys.modules.items() if getattr(m, "__version__", None)
-               and str(getattr(m, "__file__", "")).endswith("threestudio_asd/__init__.py")],
+    "copies": [n for n, m in list(sys.modules.items()) if str(
+        getattr(m, "__dict__", {}).get("__file__")).endswith("threestudio_asd/__init__.py")],
     "path": [p for p in sys.path if "custom" in p],
     "host": sys.modules["threestudio_asd.host"].NAME,
     "model": str(OmegaConf.create({"m": "${asd_model:tiny-shapes}"}).m),
