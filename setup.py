@@ -25,6 +25,7 @@ setup(
     packages=[
         *find_packages(include=["threestudio_asd", "threestudio_asd.*"]),
         "threestudio_asd.configs",
+        "threestudio_asd.configs.compare",
         "threestudio_asd.configs.tiny",
     ],
     package_dir={"threestudio_asd.configs": "configs"},
@@ -33,6 +34,7 @@ setup(
         "threestudio_asd.portable": ["standins/**/*.py"],
         "threestudio_asd.tiny": ["weights/**/*"],
         "threestudio_asd.configs": ["*.yaml"],
+        "threestudio_asd.configs.compare": ["*.yaml"],
         "threestudio_asd.configs.tiny": ["*.yaml"],
     },
     install_requires=[

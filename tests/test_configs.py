@@ -8,7 +8,12 @@ from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+# Those of compare/ are grids over the others.
+NAMES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "compare"
+)
 
 SMALL = (
     "trainer.max_steps=2",

@@ -5,29 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
+from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.checkpoint import load_checkpoint
-from threestudio_asd.studio.data.random_camera import RandomCameraDataset
-from threestudio_asd.studio.data.random_camera_config import RandomCameraDataModuleConfig
 from threestudio_asd.studio.device import get_device
 from threestudio_asd.studio.experiment import load_config
 from threestudio_asd.studio.registry import find
 from threestudio_asd.tiny.evaluation import Verdict, assess, parse_prompt
-from threestudio_asd.tiny.render import (
-    EVAL_DISTANCE,
-    EVAL_FOVY,
-    EVAL_GREY,
-    EVAL_SIZE,
-    FIXED_AZIMUTHS,
-    FIXED_ELEVATION,
-    fixed_views,
-)
-
-FixedViews = tuple[Float[Tensor, "8 3 64 64"], Float[Tensor, "8 1 64 64"]]
+from threestudio_asd.tiny.render import fixed_views
 
 
 def load_system(trial: Path) -> Any:
@@ -49,31 +36,6 @@ def load_system(trial: Path) -> Any:
         int(checkpoint["epoch"]), int(checkpoint["global_step"]), on_load_weights=True
     )
     return system.to(get_device()).eval()
-
-
-@torch.no_grad()
-def render_fixed_views(system: Any) -> FixedViews:
-    """Colours in [0, 1] on grey 0.5, and opacity, from the judge's eight views."""
-    cameras = RandomCameraDataset(
-        RandomCameraDataModuleConfig(
-            n_val_views=len(FIXED_AZIMUTHS),
-            eval_elevation_deg=FIXED_ELEVATION,
-            eval_camera_distance=EVAL_DISTANCE,
-            eval_fovy_deg=EVAL_FOVY,
-            eval_height=EVAL_SIZE,
-            eval_width=EVAL_SIZE,
-        ),
-        split="val",
-    )
-    images, opacities = [], []
-    for index in range(len(cameras)):
-        batch = cameras.collate([cameras[index]])
-        batch = {k: v.to(system.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        grey = torch.full((1, 3), EVAL_GREY, device=system.device)
-        out = system.renderer(**batch, bg_color=grey)
-        images.append(out["comp_rgb"].permute(0, 3, 1, 2).cpu())
-        opacities.append(out["opacity"].permute(0, 3, 1, 2).cpu())
-    return torch.cat(images).clamp(0, 1), torch.cat(opacities)
 
 
 def judge_trial(trial: Path, prompt: str) -> tuple[Verdict, Path]:

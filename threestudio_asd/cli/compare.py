@@ -1,0 +1,66 @@
+"""``compare``: run methods over scales, prompts and seeds; write a page with the figures."""
+
+import argparse
+import importlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from threestudio_asd.studio import log
+from threestudio_asd.studio.launch import BUILTINS
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="threestudio-asd compare", description=__doc__, allow_abbrev=False
+    )
+    p.add_argument(
+        "--config", default="compare/2d", help="a grid: compare/2d, compare/nerf, a path"
+    )
+    p.add_argument("--out", type=Path, help="default: outputs/compare/<name of the config>")
+    p.add_argument("--methods", nargs="+", help="these of the config's methods")
+    p.add_argument("--scales", nargs="+", type=float)
+    p.add_argument("--prompts", nargs="+")
+    p.add_argument("--seeds", nargs="+", type=int)
+    p.add_argument("--steps", type=int, help="of each cell")
+    p.add_argument("--shard", default="1/1", help="K/N: every N-th cell, for N processes at once")
+    p.add_argument("--page-only", action="store_true", help="the page of the cells that are there")
+    p.add_argument("--verbose", action="store_true", help="debug messages, tracebacks")
+    return p
+
+
+def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
+    """Run what is missing of the grid, then write the page."""
+    args = parser().parse_args(list(argv))
+    log.setup_logging(args.verbose)
+    shard = _shard(args.shard)
+    for module in (*BUILTINS, *plugins):
+        importlib.import_module(module)
+    from threestudio_asd.compare.grid import load_grid
+    from threestudio_asd.compare.page import write_page
+    from threestudio_asd.compare.runner import finished, require_complete, run_grid
+    from threestudio_asd.compare.summary import Summary
+    from threestudio_asd.studio.device import get_device, keep_freed_memory
+
+    flags = {key: getattr(args, key) for key in ("scales", "prompts", "seeds", "steps")}
+    grid = load_grid(args.config, methods=args.methods, **flags)
+    out = args.out or Path("outputs/compare") / Path(args.config).stem
+    if get_device().type == "cpu":
+        keep_freed_memory()
+    if not args.page_only:
+        run_grid(grid, out, shard)
+    records = finished(grid, out)  # with those of other processes
+    require_complete(grid, records)
+    summary = Summary(grid, records, out / "truth")
+    page = write_page(grid, summary, out, [shlex.join(["threestudio-asd", "compare", *argv])])
+    print(page)
+    return 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from threestudio_asd.errors import UserError
+
+    first, _, count = text.partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise UserError(f"--shard {text}: give K/N with 1 <= K <= N, such as 1/2.")
+    return int(first) - 1, int(count)

@@ -1,0 +1,191 @@
+"""What is compared: methods x scales x prompts x seeds, from a YAML and flags."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio.config import config_to_primitive, parse_structured
+from threestudio_asd.studio.configfiles import find_config
+from threestudio_asd.studio.experiment import read_config, resolve_config
+from threestudio_asd.tiny import WEIGHTS
+from threestudio_asd.tiny.evaluation import parse_prompt
+from threestudio_asd.tiny.judge import load_report
+
+from .reference import world_version
+
+MEASURES = 1  # raise it when a measure changes: figures of another version are not mixed
+GENERATORS = ("2d", "nerf")
+CONVENTIONS = {"diffusers": 0.0, "threestudio-sds": -1.0}
+# Of a config, what says where a run's files lie and not what it computes.
+_PLACES = ("name", "description", "tag", "use_timestamp", "timestamp", "exp_root_dir", "exp_dir")
+_PLACES += ("trial_name", "trial_dir", "n_gpus", "resume", "checkpoint")
+
+
+@dataclass
+class Row:
+    """A method: any registered guidance with overrides."""
+
+    overrides: dict = field(default_factory=dict)
+    """Dotted keys of the base config -> values."""
+    scale_key: str = "system.guidance.guidance_scale"
+    scale_convention: str = "diffusers"
+    """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less."""
+    rescale_gamma: float | None = None
+    """Run at s' = 1 + (s - 1)(1 + gamma) with ``lambda_key`` multiplied by 1/(1 + gamma): what
+    ASD at gamma equals at its critic's optimum, if the row is VSD."""
+    lambda_key: str = "system.loss.lambda_asd"
+
+
+@dataclass
+class GridConfig:
+    """The keys of a comparison's YAML."""
+
+    title: str = "Comparison"
+    base: str = "tiny/asd-2d"
+    generator: str = "2d"
+    steps: int = 300
+    scales: list[float] = field(default_factory=lambda: [1.0, 3.0, 7.5, 15.0, 30.0, 100.0])
+    prompts: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    overrides: dict = field(default_factory=dict)
+    """Of the base config, for every method."""
+    methods: dict = field(default_factory=dict)
+    """Name -> a :class:`Row`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One optimisation. ``scale`` is s in the diffusers convention, e_null + s (e_y - e_null)."""
+
+    method: str
+    scale: float
+    prompt: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        words = f"{self.method}_s{self.scale:g}_{self.prompt}_seed{self.seed}"
+        return re.sub(r"[^A-Za-z0-9.-]+", "_", words).lower()
+
+
+@dataclass(frozen=True)
+class Grid:
+    cfg: Any
+    rows: dict[str, Any]  # each a structured Row
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Seed by seed and prompt by prompt: a stopped grid has whole rows to show."""
+        order = product(self.cfg.seeds, self.cfg.prompts, self.rows, self.cfg.scales)
+        return [Cell(method, float(s), prompt, seed) for seed, prompt, method, s in order]
+
+    def run_scale(self, method: str, scale: float) -> float:
+        """The scale of the run, diffusers convention: s, or s' for a rescaled row."""
+        gamma = self.rows[method].rescale_gamma
+        return scale if gamma is None else 1.0 + (scale - 1.0) * (1.0 + gamma)
+
+    def effective_scale(self, method: str, scale: float) -> float:
+        """s': the scale of the VSD that the method equals at its critic's optimum.
+
+        s itself for methods whose critic has no repelling term.
+        """
+        cell = Cell(method, scale, self.cfg.prompts[0], self.cfg.seeds[0])
+        guidance = self.config(cell).system.guidance
+        gamma = guidance.get("gamma")
+        if gamma is None or guidance.get("method", "asd") != "asd":
+            return self.run_scale(method, scale)
+        return 1.0 + (scale - 1.0) * (1.0 + gamma)
+
+    def config(self, cell: Cell) -> Any:
+        """The cell's experiment, resolved; UserError for a key or value that is wrong."""
+        row = self.rows[cell.method]
+        scale = self.run_scale(cell.method, cell.scale) + CONVENTIONS[row.scale_convention]
+        # trainer.max_steps first: a row may still say otherwise.
+        values = {"trainer.max_steps": self.cfg.steps, **self.cfg.overrides, **row.overrides}
+        values |= {row.scale_key: scale, "seed": cell.seed, "use_timestamp": False, "tag": "cell"}
+        values["system.prompt_processor.prompt"] = cell.prompt
+        dotted = OmegaConf.create({})
+        for key, value in values.items():
+            OmegaConf.update(dotted, key, value)
+        raw = OmegaConf.merge(read_config_open(self.cfg.base), dotted)
+        if row.rescale_gamma is not None:
+            weight = OmegaConf.select(raw, row.lambda_key)
+            if not isinstance(weight, int | float):
+                raise UserError(
+                    f"compare: {cell.method} is rescaled and needs a number in {row.lambda_key}; "
+                    f"got {weight!r}."
+                )
+            OmegaConf.update(raw, row.lambda_key, weight / (1.0 + row.rescale_gamma))
+        return resolve_config(read_config(OmegaConf.to_yaml(raw), from_string=True))
+
+    def config_hash(self, cell: Cell) -> str:
+        """Of everything that decides the cell's figures; the same on every machine."""
+        content = config_to_primitive(self.config(cell))
+        content = {k: v for k, v in content.items() if k not in _PLACES}
+        content["compare"] = [self.cfg.generator, MEASURES, load_report()["sha256"]]
+        content["compare"].append(world_version())
+        text = json.dumps(content, sort_keys=True).replace(str(WEIGHTS), "weights")
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_config_open(name: str) -> Any:
+    """A config whose prompt may still be open."""
+    return OmegaConf.load(find_config(name))
+
+
+def load_grid(name: str, **flags: Any) -> Grid:
+    """The grid of a YAML (a path, or ``compare/2d``), with ``flags`` (not None) in its place.
+
+    ``methods`` among the flags chooses rows by name.
+
+    Raises:
+        UserError: An unknown key, method, generator or convention, or a prompt that is not of the
+            embedded world.
+    """
+    chosen = flags.pop("methods", None)
+    loaded = OmegaConf.load(find_config(name))
+    given = {key: value for key, value in flags.items() if value is not None}
+    cfg = parse_structured(GridConfig, OmegaConf.merge(loaded, given))
+    rows = {name: parse_structured(Row, row) for name, row in cfg.methods.items()}
+    for wanted in chosen or ():
+        if wanted not in rows:
+            raise UserError(f'compare: no method "{wanted}"; choose of: {", ".join(rows)}.')
+    rows = {name: row for name, row in rows.items() if chosen is None or name in chosen}
+    _check(cfg, rows)
+    return Grid(cfg, rows)
+
+
+def _check(cfg: Any, rows: dict[str, Any]) -> None:
+    if cfg.generator not in GENERATORS:
+        raise UserError(f"compare: generator {cfg.generator}: use {' or '.join(GENERATORS)}.")
+    for key, values in (("methods", rows), *((k, cfg[k]) for k in ("scales", "prompts", "seeds"))):
+        if not values:
+            raise UserError(f"compare: {key} is empty; name at least one.")
+    if cfg.steps < 2:
+        raise UserError(f"compare: steps={cfg.steps}; at least 2 (drift needs a middle).")
+    for prompt in cfg.prompts:
+        parse_prompt(prompt)
+    for name, row in rows.items():
+        if row.scale_convention not in CONVENTIONS:
+            raise UserError(
+                f"compare: {name}: scale_convention {row.scale_convention}; "
+                f"use {' or '.join(CONVENTIONS)}."
+            )
+        if row.rescale_gamma is not None and not -1.0 < row.rescale_gamma <= 0.0:
+            raise UserError(f"compare: {name}: rescale_gamma must lie in (-1, 0].")
+
+
+def make_folder(folder: Path) -> Path:
+    """``folder``, made if need be; UserError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; use --out.") from error
+    return folder

@@ -1,0 +1,207 @@
+"""The page: one HTML file that needs nothing else."""
+
+import base64
+import math
+import os
+import platform
+from collections.abc import Sequence
+from html import escape
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from threestudio_asd import __version__
+from threestudio_asd.tiny.judge import load_report
+
+from .charts import Curve, chart
+from .grid import Cell, Grid
+from .runner import picture_path
+from .summary import COSTS, MEASURES, QUALITY, Estimate, Summary
+
+_LIBRARIES = ("torch", "diffusers", "peft", "pytorch-lightning", "torchmetrics", "trimesh")
+# Distinguishable for the colour-blind (Okabe and Ito); the last two repeat in another dash.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7fd0", "#7a7a7a")
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--soft:#6b6b70;--line:#dcdce0}
+@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--paper:#16161a;--soft:#a2a2ab;--line:#37373e}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:auto;
+max-width:70rem;padding:1rem;box-sizing:border-box}
+h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2.2rem}
+p,figcaption,.soft{color:var(--soft)}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.85rem}th,td{padding:.3rem .5rem;text-align:right;
+border-bottom:1px solid var(--line);white-space:nowrap}th:first-child{text-align:left;
+position:sticky;left:0;background:var(--paper)}td img{height:64px;image-rendering:pixelated;
+display:block}.charts{display:grid;gap:1.2rem;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}figure{margin:0}
+svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.grid{stroke:var(--line)}
+polyline{fill:none;stroke-width:2}polygon{opacity:.14;stroke:none}
+.key{display:inline-block;margin-right:1rem}.key::before{content:"";display:inline-block;
+width:.8em;height:.8em;margin-right:.35em;background:var(--c)}
+pre{overflow-x:auto;border:1px solid var(--line);padding:.7rem}
+"""
+
+
+def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str]) -> Path:
+    """``index.html`` in ``out``; returns its path.
+
+    Args:
+        commands: The command lines that made the figures.
+    """
+    total, done = len(grid.cells), len(summary.records)
+    state = "" if done == total else f" {total - done} of {total} cells are still to run."
+    parts = [
+        f"<h1>{escape(grid.cfg.title)}</h1>",
+        f"<p>{done} runs of {grid.cfg.steps} steps: {len(grid.rows)} methods, "
+        f"{len(grid.cfg.scales)} guidance scales s (e_null + s (e_y - e_null)), "
+        f"{len(grid.cfg.prompts)} prompts, {len(grid.cfg.seeds)} seeds. Brackets and bands: 95 % "
+        f"bootstrap intervals over prompts and seeds.{escape(state)}</p>",
+        _robustness(grid, summary),
+        _pictures(grid, summary, out),
+        _curves(grid, summary),
+        _costs(grid, summary),
+        _commands(commands),
+    ]
+    path = out / "index.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(_document(grid, "\n".join(parts)))
+    partial.replace(path)
+    return path
+
+
+def _document(grid: Grid, body: str) -> str:
+    colors = "".join(
+        f".m{i}{{--c:{_COLORS[i % len(_COLORS)]}}}.m{i} polyline{{stroke:var(--c);"
+        f"stroke-dasharray:{'none' if i < len(_COLORS) else '5 4'}}}"
+        f".m{i} polygon,.m{i} circle{{fill:var(--c)}}"
+        for i in range(len(grid.rows))
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(grid.cfg.title)}</title><style>{_STYLE}{colors}</style></head>"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _text(estimate: Estimate | None) -> str:
+    if estimate is None or not math.isfinite(estimate.value):
+        return "-"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML; the first of each row is its title."""
+    top = "".join(f'<th scope="col">{h}</th>' for h in head)
+    lines = [
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
+        for row in rows
+    ]
+    return (
+        f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>'
+        + "".join(lines)
+        + "</tbody></table></div>"
+    )
+
+
+def _robustness(grid: Grid, summary: Summary) -> str:
+    names = [n for n in QUALITY if n in summary.values]
+    sections = ["<h2>Robustness over the scale</h2>"]
+    for index, title in enumerate(("worst", "mean")):
+        rows = []
+        for method in grid.rows:
+            found = [summary.robustness(name, method) for name in names]
+            rows.append([escape(method), *(_text(f and f[index]) for f in found)])
+        head = [f"{title} of the scales", *(escape(MEASURES[n].title) for n in names)]
+        sections.append(_table(head, rows))
+    note = "Saturation and sharpness count by their distance from the truth's. A method appears "
+    return "".join(sections) + f"<p>{note}once all of its scales have figures.</p>"
+
+
+def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
+    """Method x scale for every prompt, first seed."""
+    parts = ["<h2>Results</h2>"]
+    seed = grid.cfg.seeds[0]
+    head = ["method", *(f"s = {s:g}" for s in grid.cfg.scales)]
+    for prompt in grid.cfg.prompts:
+        rows = []
+        for method in grid.rows:
+            cells = [Cell(method, float(s), prompt, seed) for s in grid.cfg.scales]
+            rows.append([escape(method), *(_picture(summary, out, cell) for cell in cells)])
+        opened = " open" if prompt == grid.cfg.prompts[0] else ""
+        body = _table(head, rows)
+        parts.append(f"<details{opened}><summary>{escape(prompt)}</summary>{body}</details>")
+    return "".join(parts)
+
+
+def _picture(summary: Summary, out: Path, cell: Cell) -> str:
+    path = picture_path(out, cell)
+    if cell not in summary.records or not path.is_file():
+        return "-"
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = escape(f"{cell.method}, s = {cell.scale:g}: {cell.prompt}", quote=True)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+
+
+def _curves(grid: Grid, summary: Summary) -> str:
+    keys = "".join(
+        f'<span class="key m{i}">{escape(method)}</span>' for i, method in enumerate(grid.rows)
+    )
+    parts = []
+    for x_title, x_of in (
+        ("guidance scale s", lambda method, s: s),
+        ("s', the scale of the equivalent VSD", grid.effective_scale),
+    ):
+        positions = {(m, s): x_of(m, float(s)) for m in grid.rows for s in grid.cfg.scales}
+        parts.append(f"<h2>Over the {escape(x_title)}</h2><p>{keys}</p><div class='charts'>")
+        for name in summary.values:
+            curves = [
+                Curve(method, i, _points(grid, summary, name, method, positions))
+                for i, method in enumerate(grid.rows)
+            ]
+            note = f"{escape(MEASURES[name].title)} ({escape(MEASURES[name].note)})"
+            drawn = chart(curves, x_title, MEASURES[name].title)
+            parts.append(f"<figure><figcaption>{note}</figcaption>{drawn}</figure>")
+        parts.append("</div>")
+    return "".join(parts)
+
+
+def _points(grid: Grid, summary: Summary, name: str, method: str, positions: dict) -> list[tuple]:
+    points = []
+    for scale in grid.cfg.scales:
+        found = summary.estimate(name, method, scale)
+        if found is not None:
+            points.append((positions[method, scale], found.value, found.low, found.high))
+    return points
+
+
+def _costs(grid: Grid, summary: Summary) -> str:
+    rows = []
+    for method in grid.rows:
+        costs = summary.costs(method)
+        rows.append([escape(method), *("-" if v is None else f"{v:.3g}" for v in costs.values())])
+    titles = ("seconds", "UNet evaluations per step and picture", "peak memory, MB", "diverged")
+    head = ["mean of the runs", *titles[: len(COSTS)]]
+    return "<h2>Cost</h2>" + _table(head, rows)
+
+
+def _commands(commands: Sequence[str]) -> str:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name(0)
+    else:
+        device = f"CPU ({_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    lines = (
+        f"threestudio-asd {__version__}, Python {platform.python_version()}, {versions}; {device}; "
+        f"judge {load_report()['sha256'][:12]}"
+    )
+    shown = escape("\n".join(commands))
+    return f"<h2>How it was made</h2><pre>{shown}</pre><p>{escape(lines)}</p>"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,191 @@
+"""From cells to curves: means with bootstrap intervals, and robustness over the scales."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import measure, metrics
+from .grid import Cell, Grid
+
+RESAMPLES = 400
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class Measure:
+    """``better``: +1 the more the better, -1 the less, 0 the nearer to 0 (the truth's)."""
+
+    title: str
+    better: int
+    note: str
+
+
+MEASURES = {
+    "right": Measure("judged right", 1, "share named with the right object and colour"),
+    "p_pair": Measure("probability of the pair", 1, "the judge's, of object and colour"),
+    "p_object": Measure("probability of the object", 1, "the judge's"),
+    "p_color": Measure("probability of the colour", 1, "the judge's"),
+    "kid": Measure("KID", -1, "judge's features, against renders of the caption; mean of prompts"),
+    "saturation": Measure("saturation - truth's", 0, "above 0: over-saturated"),
+    "sharpness": Measure("sharpness - truth's", 0, "below 0: over-smoothed"),
+    "diversity": Measure("diversity", 1, "distance in the judge's features between results"),
+    "drift": Measure("drift", -1, "RMS change over the last half of the steps"),
+    "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
+    "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
+}
+COSTS = ("seconds", "unet_evaluations", "peak_memory_mb", "diverged")
+PER_IMAGE = ("right", "p_pair", "p_object", "p_color", "saturation", "sharpness", "drift")
+PER_CELL = ("silhouette_iou", "surface_fscore")
+QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou", "surface_fscore")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Summary:
+    """Estimates of every measure for every method and scale.
+
+    The bootstrap resamples prompts and seeds, crossed; all methods and scales share the draws.
+    """
+
+    def __init__(self, grid: Grid, records: dict[Cell, dict[str, Any]], cache: Path) -> None:
+        self.grid, self.records = grid, records
+        self.prompts, self.seeds = list(grid.cfg.prompts), list(grid.cfg.seeds)
+        self.truth = {p: _truth(p, grid.cfg.generator, cache) for p in self.prompts}
+        rng = np.random.default_rng(_SEED)
+        self.prompts_drawn = self._draw(len(self.prompts), rng)
+        self.seeds_drawn = self._draw(len(self.seeds), rng)
+        self.values: dict[str, dict[tuple[str, float], np.ndarray]] = {}
+        for name in MEASURES:
+            found = {}
+            for method in grid.rows:
+                for scale in map(float, grid.cfg.scales):
+                    values = self._measure(name, method, scale)
+                    if values is not None:
+                        found[method, scale] = values
+            if found:
+                self.values[name] = found
+
+    def estimate(self, name: str, method: str, scale: float) -> Estimate | None:
+        values = self.values.get(name, {}).get((method, float(scale)))
+        return None if values is None else _estimate(values)
+
+    def robustness(self, name: str, method: str) -> tuple[Estimate, Estimate] | None:
+        """(worst, mean) of a measure over the grid's scales; None unless every scale is there.
+
+        Measures whose best is 0 count by their distance from it.
+        """
+        found = self.values.get(name, {})
+        curves = [found.get((method, float(s))) for s in self.grid.cfg.scales]
+        if any(curve is None for curve in curves):
+            return None
+        stack = np.stack(curves)
+        better = MEASURES[name].better
+        stack = np.abs(stack) if better == 0 else stack
+        worst = stack.min(0) if better > 0 else stack.max(0)
+        return _estimate(worst), _estimate(stack.mean(0))
+
+    def costs(self, method: str) -> dict[str, float | None]:
+        """Means over the method's cells; ``diverged`` is a share."""
+        records = [r for cell, r in self.records.items() if cell.method == method]
+        known = {k: [r[k] for r in records if r.get(k) is not None] for k in COSTS}
+        return {k: float(np.mean(v)) if v else None for k, v in known.items()}
+
+    def fid(self, method: str, scale: float) -> float | None:
+        """Of all results against all truths; None below twice as many as there are features."""
+        found = [
+            r["features"]
+            for cell, r in self.records.items()
+            if (cell.method, cell.scale) == (method, float(scale))
+        ]
+        if not found:
+            return None
+        truth = torch.cat([torch.tensor(t["features"]) for t in self.truth.values()])
+        return metrics.fid(truth, torch.cat([torch.tensor(f) for f in found]))
+
+    @staticmethod
+    def _draw(count: int, rng: np.random.Generator) -> np.ndarray:
+        """(resamples + 1, count): how often each of ``count`` counts; row 0 is the data itself."""
+        drawn = rng.integers(count, size=(RESAMPLES, count))
+        counts = [np.bincount(row, minlength=count) for row in drawn]
+        return np.stack([np.ones(count), *counts]).astype(float)
+
+    def _measure(self, name: str, method: str, scale: float) -> np.ndarray | None:
+        """The measure under every draw, (resamples + 1,); None where no cell has it."""
+        cells = {
+            (i, j): self.records[cell]
+            for i, prompt in enumerate(self.prompts)
+            for j, seed in enumerate(self.seeds)
+            if (cell := Cell(method, scale, prompt, seed)) in self.records
+        }
+        if name in ("kid", "diversity"):
+            return self._pairwise(name, cells)
+        cells = {at: record for at, record in cells.items() if record.get(name) is not None}
+        if not cells:
+            return None
+        means = np.array([self._cell_mean(name, at, record) for at, record in cells.items()])
+        weights = np.stack([self.prompts_drawn[:, i] * self.seeds_drawn[:, j] for i, j in cells], 1)
+        return _weighted(weights, means[None].repeat(len(weights), 0))
+
+    def _cell_mean(self, name: str, at: tuple[int, int], record: dict[str, Any]) -> float:
+        value = float(np.mean(record[name]))
+        if MEASURES[name].better == 0:
+            value -= float(np.mean(self.truth[self.prompts[at[0]]][name]))
+        return value
+
+    def _pairwise(self, name: str, cells: dict[tuple[int, int], dict]) -> np.ndarray | None:
+        """KID or diversity of each prompt, averaged over the prompts of each draw."""
+        columns, weights = [], []
+        for i, prompt in enumerate(self.prompts):
+            mine = {j: record["features"] for (k, j), record in cells.items() if k == i}
+            if sum(len(f) for f in mine.values()) < 2:
+                continue
+            found = torch.cat([torch.tensor(f) for f in mine.values()])
+            seed = [j for j, f in mine.items() for _ in f]
+            truth = torch.tensor(self.truth[prompt]["features"])
+            columns.append(_under_draws(name, truth, found, self.seeds_drawn[:, seed]))
+            weights.append(self.prompts_drawn[:, i])
+        if not columns:
+            return None
+        return _weighted(np.stack(weights, 1), np.stack(columns, 1))
+
+
+def _under_draws(name: str, truth: Tensor, found: Tensor, weights: np.ndarray) -> np.ndarray:
+    """KID or diversity of ``found`` (M, D) for each row of ``weights`` (R, M)."""
+    compute = {
+        "kid": lambda w: metrics.kid(truth, found, w),
+        "diversity": lambda w: metrics.diversity(found, w),
+    }[name]
+    rows, inverse = np.unique(weights, axis=0, return_inverse=True)
+    values = np.array([compute(torch.from_numpy(row)) for row in rows])
+    return values[inverse.reshape(-1)]
+
+
+def _weighted(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Row means of ``values`` with ``weights``; items of weight 0 or NaN do not count."""
+    weights = np.where(np.isfinite(values), weights, 0.0)
+    total = weights.sum(1)
+    summed = (weights * np.nan_to_num(values)).sum(1)
+    return np.where(total > 0, summed / np.maximum(total, 1e-12), np.nan)
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    resampled = values[1:][np.isfinite(values[1:])]
+    if not len(resampled):
+        return Estimate(float(values[0]), float("nan"), float("nan"))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def _truth(prompt: str, generator: str, cache: Path) -> dict[str, Any]:
+    return measure.of_images(measure.truth(prompt, generator, cache), prompt)

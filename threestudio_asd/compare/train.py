@@ -1,0 +1,200 @@
+"""One cell's optimisation, in this process."""
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+import trimesh
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.studio.device import get_device
+from threestudio_asd.studio.registry import find
+from threestudio_asd.studio.trainer import clear_errors, make_trainer
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.tiny.render import EVAL_SIZE
+
+from .reference import as_trimesh
+from .views import render_fixed_views
+
+PATIENCE = 10  # steps in a row that are not finite
+
+
+@dataclass
+class Outcome:
+    """What one optimisation left.
+
+    Args:
+        halfway, images: pictures in [0, 1] after half of the steps and after all.
+        opacity: of 3D results, from the same views; None in 2D.
+        mesh: of 3D results; without faces where there is no surface.
+        seconds: of the training alone.
+        unet_evaluations: forward passes of the teacher's UNet per step and picture, the critic's
+            among them where it shares the UNet; None for a guidance without a diffusers teacher.
+        peak_memory_mb: of the device, or of this process on a CPU; None where it is not known.
+        nonfinite_steps: how many were skipped.
+        critic_error: the critic's mean denoising error in the last step; None without a critic.
+    """
+
+    images: Float[Tensor, "N 3 64 64"]
+    halfway: Float[Tensor, "N 3 64 64"]
+    opacity: Float[Tensor, "N 1 64 64"] | None
+    mesh: trimesh.Trimesh | None
+    seconds: float
+    unet_evaluations: float | None
+    peak_memory_mb: float | None
+    nonfinite_steps: int
+    critic_error: float | None
+
+
+def look(system: Any) -> tuple[Tensor, Tensor | None]:
+    """Pictures (N, 3, 64, 64) of the system's present state, and opacity of 3D ones."""
+    system.on_validation_model_eval()
+    try:
+        if hasattr(system, "renderer"):
+            return render_fixed_views(system)
+        images = system.images().permute(0, 3, 1, 2).float().cpu().clamp(0, 1)
+        if images.shape[-1] != EVAL_SIZE:
+            images = F.interpolate(images, (EVAL_SIZE,) * 2, mode="area")
+        return images, None
+    finally:
+        system.on_validation_model_train()
+
+
+@torch.no_grad()
+def surface(system: Any) -> trimesh.Trimesh:
+    """The scene's mesh; without faces where the density has no surface."""
+    try:
+        mesh = system.geometry.isosurface()
+    except UserError:
+        return trimesh.Trimesh()
+    return as_trimesh(mesh.v_pos, mesh.t_pos_idx)
+
+
+@dataclass(eq=False)
+class _Watch(pl.Callback):
+    """Looks at the system halfway and at the end (Lightning then takes it off its device)."""
+
+    half: int
+    on_step: Callable[[int], None]
+    halfway: Tensor | None = None
+    final: tuple[Tensor, Tensor | None] | None = None
+    mesh: trimesh.Trimesh | None = None
+    critic_error: float | None = None
+    passes: int = 0
+    seconds: float = 0.0
+    _hooks: list = field(default_factory=list)
+    _began: float = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        teacher = getattr(system.guidance, "teacher", None)
+        if unet := getattr(teacher, "unet", None):
+            count = functools.partial(_count_items, self)
+            self._hooks.append(unet.register_forward_hook(count, with_kwargs=True))
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, system: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        self.on_step(trainer.global_step)
+        if trainer.global_step == self.half and self.halfway is None:
+            paused = time.perf_counter()
+            self.halfway = look(system)[0]
+            self._began += time.perf_counter() - paused
+        if system.nonfinite_steps >= PATIENCE:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self._began
+        for hook in self._hooks:
+            hook.remove()
+        error = trainer.callback_metrics.get("train/critic_denoise")
+        self.critic_error = None if error is None else float(error)
+        self.final = look(system)
+        if hasattr(system, "geometry"):
+            self.mesh = surface(system)
+
+
+def _count_items(watch: _Watch, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    watch.passes += len(args[0] if args else kwargs["sample"])
+
+
+def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: None) -> Outcome:
+    """Optimise the experiment ``cfg``; ``on_step`` hears the number of finished steps.
+
+    The same config gives the same result in every process, whatever ran before it.
+    """
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = find(cfg.data_type)(cfg.data)
+    steps = int(cfg.trainer.max_steps)
+    watch = _Watch(half=steps // 2, on_step=on_step)
+    options = {"max_steps": steps, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    options |= {"precision": cfg.trainer.get("precision", 32), "default_root_dir": str(folder)}
+    _forget_peak_memory()
+    trainer = make_trainer(options, [watch], [], verbose=False)
+    system = find(cfg.system_type)(cfg.system)
+    system.set_save_dir(folder / "save")
+    system.seed = data.seed = cfg.seed
+    with clear_errors():
+        trainer.fit(system, datamodule=data)
+    if watch.final is None:
+        raise UserError("compare: a training ended before its first step.")
+    items = trainer.global_step * int(cfg.data.batch_size)
+    images, opacity = watch.final
+    return Outcome(
+        images=images,
+        halfway=images if watch.halfway is None else watch.halfway,
+        opacity=opacity,
+        mesh=watch.mesh,
+        seconds=watch.seconds,
+        unet_evaluations=watch.passes / items if watch.passes else None,
+        peak_memory_mb=_peak_memory_mb(),
+        nonfinite_steps=system.nonfinite_total,
+        critic_error=watch.critic_error,
+    )
+
+
+@contextmanager
+def teachers_loaded_once() -> Iterator[None]:
+    """Within it, a Stable Diffusion teacher is read from its files once and copied from then on:
+    a critic leaves its adapter on the UNet that it was given."""
+    original = StableDiffusionTeacher.__dict__["from_pretrained"]
+    load = functools.cache(functools.partial(original.__func__, StableDiffusionTeacher))
+
+    def from_pretrained(*args: Any, **kwargs: Any) -> StableDiffusionTeacher:
+        return copy.deepcopy(load(*args, **kwargs))
+
+    StableDiffusionTeacher.from_pretrained = staticmethod(from_pretrained)
+    try:
+        yield
+    finally:
+        StableDiffusionTeacher.from_pretrained = original
+
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def _forget_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")  # Linux: the peak starts from here
+
+
+def _peak_memory_mb() -> float | None:
+    """Since :func:`_forget_peak_memory`."""
+    if get_device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if not _CLEAR_REFS.exists():
+        return None
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) / 1024
