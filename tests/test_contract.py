@@ -14,7 +14,8 @@ from contract.hosts import bundled, working_folder
 def found(tmp_path_factory):
     """Path -> (threestudio's fact, the bundled host's)."""
     folder = tmp_path_factory.mktemp("contract")
-    with working_folder(folder):
+    with pytest.MonkeyPatch.context() as patch, working_folder(folder):
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
         return differences(committed(), normal(collect(bundled(), folder)))
 
 

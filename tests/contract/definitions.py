@@ -54,19 +54,19 @@ def type_name(hint: Any) -> str:
 
 
 def signatures(host: Host) -> dict[str, Any]:
-    """Parameters of the ``save_*`` and path methods, with their defaults."""
-    methods = inspect.getmembers(host.saver, inspect.isfunction)
+    """Parameters of the ``save_*`` and path methods: their order, and their defaults by name."""
     wanted = ("save_", "get_save_", "set_save_", "convert_data")
-    return {
-        name: {
-            parameter.name: "required"
-            if parameter.default is inspect.Parameter.empty
-            else parameter.default
-            for parameter in list(inspect.signature(method).parameters.values())[1:]
-        }
-        for name, method in methods
-        if name.startswith(wanted)
-    }
+    facts = {}
+    for name, method in inspect.getmembers(host.saver, inspect.isfunction):
+        if name.startswith(wanted):
+            parameters = list(inspect.signature(method).parameters.values())[1:]
+            facts[name] = {"order": [p.name for p in parameters]}
+            facts[name] |= {p.name: _default(p.default) for p in parameters}
+    return facts
+
+
+def _default(value: Any) -> Any:
+    return "required" if value is inspect.Parameter.empty else value
 
 
 def resolver_names(host: Host) -> dict[str, Any]:

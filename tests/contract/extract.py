@@ -5,11 +5,13 @@ a temporary folder.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def main() -> None:
