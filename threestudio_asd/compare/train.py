@@ -112,13 +112,14 @@ class _Watch(pl.Callback):
             self._began += time.perf_counter() - paused
         if system.nonfinite_steps >= PATIENCE:
             trainer.should_stop = True
+        if trainer.should_stop or trainer.global_step >= trainer.max_steps:
+            error = trainer.callback_metrics.get("train/critic_denoise")
+            self.critic_error = None if error is None else float(error)
 
     def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         self.seconds = time.perf_counter() - self._began
         for hook in self._hooks:
             hook.remove()
-        error = trainer.callback_metrics.get("train/critic_denoise")
-        self.critic_error = None if error is None else float(error)
         self.final = look(system)
         if hasattr(system, "geometry"):
             self.mesh = surface(system)
@@ -133,6 +134,8 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
 
     The same config gives the same result in every process, whatever ran before it.
     """
+    # Reading a text encoder draws random numbers, finding its embeddings in the cache does not.
+    find(cfg.system.prompt_processor_type)(cfg.system.prompt_processor)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = find(cfg.data_type)(cfg.data)
     steps = int(cfg.trainer.max_steps)
@@ -171,7 +174,8 @@ def teachers_loaded_once() -> Iterator[None]:
     load = functools.cache(functools.partial(original.__func__, StableDiffusionTeacher))
 
     def from_pretrained(*args: Any, **kwargs: Any) -> StableDiffusionTeacher:
-        return copy.deepcopy(load(*args, **kwargs))
+        with torch.random.fork_rng():  # or the first cell would draw other numbers than the next
+            return copy.deepcopy(load(*args, **kwargs))
 
     StableDiffusionTeacher.from_pretrained = staticmethod(from_pretrained)
     try:

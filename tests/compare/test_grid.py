@@ -1,0 +1,84 @@
+"""Grids: what a cell's config is, and when two cells are the same."""
+
+import pytest
+
+import threestudio_asd.guidance
+import threestudio_asd.systems  # noqa: F401  (registers names and resolvers)
+from threestudio_asd.compare.grid import load_grid
+from threestudio_asd.errors import UserError
+
+RESCALED = "VSD at s' of -0.75"
+
+
+def one(grid, method, scale=7.5, **changes):
+    cells = [c for c in grid.cells if (c.method, c.scale) == (method, scale)]
+    return next(c for c in cells if all(getattr(c, k) == v for k, v in changes.items()))
+
+
+def test_the_shipped_2d_grid_is_the_one_that_make_compare_promises():
+    grid = load_grid("compare/2d")
+    assert list(grid.rows) == ["SDS", "VSD", "ASD -0.75", RESCALED]
+    assert list(grid.cfg.scales) == [1, 3, 7.5, 15, 30, 100]
+    assert len(grid.cells) == 4 * 6 * 4 * 2 == len({c.name for c in grid.cells})
+    cfg = grid.config(one(grid, "SDS"))
+    assert cfg.system.n_particles == cfg.data.batch_size == 2
+    assert cfg.system.guidance.method == "sds" and cfg.trainer.max_steps == grid.cfg.steps
+    assert cfg.system.prompt_processor.use_perp_neg is False
+
+
+def test_the_full_grid_has_every_gamma_and_object():
+    grid = load_grid("compare/2d-full")
+    gammas = {grid.config(one(grid, m)).system.guidance.gamma for m in grid.rows if "ASD" in m}
+    assert gammas == {-0.25, -0.5, -0.75, -1.0}
+    assert len({p.split()[-1] for p in grid.cfg.prompts}) == 12 and grid.cfg.steps >= 300
+
+
+def test_a_rescaled_row_runs_at_s_prime_with_a_larger_weight():
+    for name, lambda_asd in (("compare/2d", 1.0), ("compare/nerf", 1.0)):
+        grid = load_grid(name, scales=[7.5])
+        cfg = grid.config(one(grid, RESCALED))
+        assert cfg.system.guidance.guidance_scale == pytest.approx(1 + 6.5 * 0.25)
+        assert cfg.system.loss.lambda_asd == pytest.approx(4 * lambda_asd)
+        assert cfg.system.guidance.method == "vsd"
+
+
+def test_effective_scales():
+    grid = load_grid("compare/2d")
+    assert grid.effective_scale("VSD", 7.5) == grid.effective_scale("SDS", 7.5) == 7.5
+    assert grid.effective_scale("ASD -0.75", 7.5) == pytest.approx(2.625)
+    assert grid.effective_scale(RESCALED, 7.5) == pytest.approx(2.625)
+
+
+def test_the_hash_sees_what_decides_the_figures():
+    grid, longer = load_grid("compare/2d"), load_grid("compare/2d", steps=300)
+    cell = one(grid, "VSD")
+    assert grid.config_hash(cell) == load_grid("compare/2d").config_hash(cell)
+    assert grid.config_hash(cell) != longer.config_hash(cell)
+    assert grid.config_hash(cell) != grid.config_hash(one(grid, "VSD", seed=1))
+
+
+def test_built_in_conventions_are_converted(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "prompts: [a red mug]\nmethods:\n  A: {scale_convention: threestudio-sds}\n"
+        "  B:\n    overrides: {system.guidance.gamma: -0.5}\n"
+    )
+    grid = load_grid(str(file))
+    assert grid.config(one(grid, "A")).system.guidance.guidance_scale == 6.5
+    assert grid.config(one(grid, "B")).system.guidance.guidance_scale == 7.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"methods": ["DDPO"]}, 'no method "DDPO"; choose of: SDS'),
+        ({"prompts": ["a castle"]}, "needs a prompt with one object"),
+        ({"scales": []}, "scales is empty"),
+        ({"steps": 1}, "at least 2"),
+        ({"generator": "gan"}, "use 2d or nerf"),
+    ],
+)
+def test_mistakes_are_told(flags, message):
+    with pytest.raises(UserError, match=None) as raised:
+        load_grid("compare/2d", **flags)
+    assert message in str(raised.value)
