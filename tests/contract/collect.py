@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from contract import cameras, definitions, pictures, prompting, rendering, scheduling, trial
+from contract import (
+    cameras,
+    definitions,
+    pictures,
+    prompting,
+    rendering,
+    scheduling,
+    training,
+    trial,
+)
 from contract.hosts import Host
 
 # What the bundled host implements, and so what is compared key by key.
@@ -46,5 +55,7 @@ def collect(host: Host, scratch: Path) -> dict[str, Any]:
         "materials": rendering.materials(host),
         "backgrounds": rendering.backgrounds(host),
         "renders": rendering.renders(host),
+        "hooks": training.hooks(host),
+        "trials": training.trials(host, scratch),
         "trial": trial.trial(host, scratch),
     }

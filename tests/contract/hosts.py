@@ -34,7 +34,11 @@ class Host:
     get_activation: Callable
     configs: Mapping[str, type]
     """Config dataclasses that have no registered name."""
+    load_config: Callable
+    find_last_path: Callable
     saver: type
+    base_module: type
+    base_system: type
     implicit_geometry: type
     prompt_processor: Callable[[dict, Embed], Any]
     """A processor with the given config whose prompts are embedded by the given function."""
@@ -52,7 +56,17 @@ PLUGIN = {"asd-2d-system", "asd-system", "nerf-system-asd", "stable-diffusion-as
 def bundled() -> Host:
     """The bundled host, in this process."""
     from threestudio_asd.cli import main as cli
-    from threestudio_asd.studio import config, experiment, launch, lift3d, registry, saving, systems
+    from threestudio_asd.studio import (
+        base,
+        checkpoint,
+        config,
+        experiment,
+        launch,
+        lift3d,
+        registry,
+        saving,
+        systems,
+    )
     from threestudio_asd.studio.models.activations import get_activation
     from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
     from threestudio_asd.studio.models.prompt_processor import PromptProcessor
@@ -90,7 +104,11 @@ def bundled() -> Host:
             "base-system": systems.BaseSystem.Config,
             "base-lift3d-system": lift3d.BaseLift3DSystem.Config,
         },
+        load_config=experiment.load_config,
+        find_last_path=checkpoint.find_last_path,
         saver=saving.SaverMixin,
+        base_module=base.BaseModule,
+        base_system=systems.BaseSystem,
         implicit_geometry=BaseImplicitGeometry,
         prompt_processor=prompt_processor,
         launch_options=launch_options,
@@ -113,6 +131,7 @@ def upstream(checkout: Path) -> Host:
     from threestudio.systems import base
     from threestudio.systems.utils import parse_optimizer, parse_scheduler
     from threestudio.utils import config, misc, ops, saving
+    from threestudio.utils.base import BaseModule
 
     def prompt_processor(cfg: dict, embed: Embed) -> PromptProcessor:
         class Processor(PromptProcessor):
@@ -146,7 +165,11 @@ def upstream(checkout: Path) -> Host:
             "base-system": base.BaseSystem.Config,
             "base-lift3d-system": base.BaseLift3DSystem.Config,
         },
+        load_config=config.load_config,
+        find_last_path=misc.find_last_path,
         saver=saving.SaverMixin,
+        base_module=BaseModule,
+        base_system=base.BaseSystem,
         implicit_geometry=BaseImplicitGeometry,
         prompt_processor=prompt_processor,
         launch_options=launch_options,
