@@ -40,7 +40,7 @@ HELD_OUT = ("a purple mug", "a pink cube", "a green mushroom", "a red snowman")
 # SDS's scale is chosen on these.
 PILOT = ("a red mug", "a green chair")
 # The best of 7.5, 20 and 50 on them.
-SDS_SCALE = 7.5
+SDS_SCALE = 20.0
 ENOUGH = 0.9  # of the judge's accuracy on ground-truth renders
 
 Figures = dict[str, Any]
