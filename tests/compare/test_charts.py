@@ -9,7 +9,9 @@ import pytest
 from threestudio_asd.compare.charts import Curve, chart, nice_ticks
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 0.2), (5, 5), (0, 0), (1e-7, 3e-7)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-0.3, 0.2), (5.0, 5.0), (0.0, 0.0), (1e-7, 3e-7)]
+)
 def test_ticks_span_the_range_in_equal_steps(low, high):
     ticks = nice_ticks(low, high)
     assert ticks[0] <= low + 1e-9 and ticks[-1] >= high - 1e-9

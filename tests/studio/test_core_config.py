@@ -119,6 +119,7 @@ def test_a_resolvers_own_message():
     register_resolver("refuse_for_test", refuse)
     with pytest.raises(UserError, match=r"^config key data\.x: no model a, take another$"):
         load_config("data: {x: '${refuse_for_test:a}'}", from_string=True)
+    OmegaConf.clear_resolver("refuse_for_test")
 
 
 def test_trial_folder_and_overrides(tmp_path):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -104,7 +105,8 @@ def _host(wrong: dict[str, str]) -> Iterator[Row]:
     well = "usable: threestudio-asd launch, threestudio-asd demo"
     lacking = f"not usable: {', '.join(wrong)} (see below)"
     yield Row("bundled host", "no" if wrong else "yes", lacking if wrong else well)
-    spec = find_spec("threestudio")
+    # By path: in a process that runs the bundled host, the seam refuses to import the other one.
+    spec = PathFinder.find_spec("threestudio")
     where = spec.origin if spec and spec.origin else "none installed; give a checkout's folder"
     yield Row("threestudio", "yes" if spec else "partly", where)
 
