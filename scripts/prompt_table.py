@@ -166,13 +166,16 @@ def picture(pairs: dict[str, tuple[Figures, Figures | None]]) -> Image.Image:
         if sds is not None:
             with Image.open(sds["picture"]) as found:
                 column[1] = _view(found, size, row=0)
-        tiles.append([tile for tile in column if tile is not None])
+        tiles.append(column)
+    if all(sds is None for _, sds in pairs.values()):
+        tiles = [[top, bottom] for top, _, bottom in tiles]
     rows, blocks = max(map(len, tiles)), -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (min(len(tiles), COLUMNS) * size, blocks * rows * size), "white")
     for number, column in enumerate(tiles):
         block, x = divmod(number, COLUMNS)
         for y, tile in enumerate(column):
-            sheet.paste(tile, (x * size, (block * rows + y) * size))
+            if tile is not None:
+                sheet.paste(tile, (x * size, (block * rows + y) * size))
     return sheet
 
 
