@@ -148,7 +148,7 @@ def summary(pairs: dict[str, tuple[Figures, Figures | None]]) -> str:
         line = f"ASD reaches {ENOUGH:.0%} of the judge's accuracy on the truth on "
         line += f"{reached([asd for asd, _ in chosen])} of {len(chosen)} {title}"
         floor = [sds for _, sds in chosen if sds is not None]
-        lines.append(line + (f", SDS on {reached(floor)}." if floor else "."))
+        lines.append(line + (f", SDS on {reached(floor)} of {len(floor)}." if floor else "."))
     return "\n".join(lines)
 
 
