@@ -30,7 +30,7 @@ PLUGIN = {
 #: What the bundled host and the command line need besides.
 BUNDLED = {
     "pytorch-lightning": ">=2.5,<2.7",
-    "warp-lang": ">=1.10",
+    "warp-lang": ">=1.14",
     "trimesh": ">=4.5",
     "scikit-image": ">=0.24",
     "imageio": ">=2.34",
