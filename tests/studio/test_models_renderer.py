@@ -240,7 +240,7 @@ def test_gradients_reach_the_volume(key):
     geometry = ImplicitVolume({**SMALL, "density_blob_std": 0.3})
     draw = renderer(geometry, material=NoMaterial())
     draw(**views())[key].square().sum().backward()
-    assert geometry.encoding.encoding.grid is not None
+    assert geometry.encoding.encoding.encoding is not None
     for parameter in geometry.encoding.parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0
     has_colour_gradient = geometry.feature_network.layers[0].weight.grad is not None

@@ -27,22 +27,26 @@ GRID_SHAPE = {
 }
 
 
+def _hash_grid(n_input_dims: int, config: Mapping[str, Any]) -> HashGrid:
+    if n_input_dims != 3:
+        raise UserError(f"HashGrid encodes 3 dimensions, not {n_input_dims}.")
+    fixed = {"type": "Hash", "interpolation": "Linear"}
+    options = _options(config, {**GRID_SHAPE, **fixed})
+    _require(options, **fixed)
+    return HashGrid(**{key: options[key] for key in GRID_SHAPE})
+
+
 class GridEncoding(nn.Module):
     """Multiresolution hash grid (Instant NGP, arXiv:2201.05989)."""
 
     def __init__(self, n_input_dims: int, config: Mapping[str, Any]) -> None:
         super().__init__()
-        if n_input_dims != 3:
-            raise UserError(f"HashGrid encodes 3 dimensions, not {n_input_dims}.")
-        fixed = {"type": "Hash", "interpolation": "Linear"}
-        options = _options(config, {**GRID_SHAPE, **fixed})
-        _require(options, **fixed)
-        self.n_levels = options["n_levels"]
-        self.grid = HashGrid(**{key: options[key] for key in GRID_SHAPE})
-        self.n_input_dims, self.n_output_dims = n_input_dims, self.grid.n_output_dims
+        # Checkpoints hold its table under threestudio's name, encoding.encoding.params.
+        self.encoding = _hash_grid(n_input_dims, config)
+        self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        return self.grid(x)
+        return self.encoding(x)
 
 
 class ProgressiveBandHashGrid(nn.Module, Updateable):
@@ -62,9 +66,9 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
             )
         self.schedule = schedule
         grid_config = {k: v for k, v in config.items() if k not in schedule}
-        self.encoding = GridEncoding(n_input_dims, grid_config)
+        self.encoding = _hash_grid(n_input_dims, grid_config)
         self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
-        self.n_levels = self.encoding.n_levels
+        self.n_levels = self.encoding.spec.n_levels
         level = torch.arange(self.n_levels).repeat_interleave(self.n_output_dims // self.n_levels)
         self.register_buffer("level_of_feature", level, persistent=False)
         self.update_step(0, 0)
