@@ -49,6 +49,18 @@ def test_weights_and_their_gradients(real, samples):
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_whole_distances_count_as_real_ones(real, samples, dtype):
+    sigmas = samples[2].requires_grad_()
+    starts = torch.arange(SAMPLES, dtype=dtype).expand(RAYS, -1)
+    ends = starts + 2 * torch.randint(2, starts.shape, dtype=dtype)
+    found = [module.render_weight_from_density(starts, ends, sigmas) for module in (ours, real)]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    gradients = [grad(weights.square().sum(), sigmas)[0] for weights, *_ in found]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("channels", [None, 1, 3])
 def test_sums_along_rays_and_their_gradients(real, channels):
     torch.manual_seed(1)
@@ -106,6 +118,40 @@ def test_marching_finds_the_cells_that_the_real_query_finds(real):
     occupied, inside = _query(points.view(-1, 3), grid.binaries, grid.aabbs[0])
     assert occupied.any()
     assert torch.equal(found.flatten(), occupied.bool() & inside.bool())
+
+
+def validate_empty_rays(ray_indices, t_starts, t_ends):
+    """threestudio's: one sample without length, whole numbers all of it, where there is none."""
+    assert len(ray_indices) == 0
+    nothing = torch.tensor([0.0]).to(ray_indices)
+    return torch.tensor([0]), nothing, nothing
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_rays_that_hit_nothing_are_rendered_as_threestudio_does(precision):
+    """``precision`` is the networks', half under autocast."""
+    grid = ours.OccGridEstimator(BOX, resolution=8)
+    origins, directions = torch.tensor([[0.0, 0.0, -3.0]] * 4), torch.tensor([[0.0, 0.0, 1.0]] * 4)
+    samples = grid.sampling(origins, directions, sigma_fn=len, render_step_size=0.1)
+    rays, starts, ends = validate_empty_rays(*samples)
+    assert starts.dtype == ends.dtype == torch.int64
+    middles = (starts + ends)[:, None] / 2.0
+    density = torch.full((1,), 5.0, dtype=precision, requires_grad=True)
+    color = torch.rand(1, 3, dtype=precision, requires_grad=True)
+    weights, trans, alphas = ours.render_weight_from_density(
+        starts, ends, density, ray_indices=rays, n_rays=4
+    )
+    assert [float(out.detach()) for out in (weights, trans, alphas)] == [0.0, 1.0, 0.0]
+    opacity, depth, image = (
+        ours.accumulate_along_rays(weights, values, ray_indices=rays, n_rays=4)
+        for values in (None, middles, color)
+    )
+    normalised = weights / opacity[:, 0].clamp(min=1e-5)[rays]
+    spread = ours.accumulate_along_rays(normalised, middles**2, ray_indices=rays, n_rays=4)
+    for out in (opacity, depth, image, spread):
+        assert out.dtype == torch.float32 and not out.any()
+    loss = sum(out.sum() for out in (opacity, depth, image, spread))
+    assert not any(g.any() for g in grad(loss, [density, color]))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def _widen(value: Tensor | None, like: Tensor) -> Tensor | None:
     return value.to(like.dtype) if half else value
 
 
+def _as_real(distance: Tensor, sigmas: Tensor) -> Tensor:
+    """Whole distances in the densities' precision, as arithmetic between the two promotes them.
+
+    threestudio's ``validate_empty_rays`` makes an int64 sample [0, 0] where nothing was hit.
+    """
+    whole = isinstance(distance, Tensor) and distance.dtype in (torch.int32, torch.int64)
+    if not whole or not isinstance(sigmas, Tensor):
+        return distance
+    return distance.to(torch.promote_types(sigmas.dtype, torch.float32))
+
+
 def _check_rays(ray_indices: Tensor, n_rays: int | None, n_samples: int, sort: bool) -> int:
     """The number of rays, after checking that the indices are safe to write with."""
     if ray_indices.dtype != torch.int64 or ray_indices.shape != (n_samples,):
@@ -121,8 +132,8 @@ def exclusive_sum(
 
 
 def render_transmittance_from_density(
-    t_starts: Float[Tensor, "*S"],
-    t_ends: Float[Tensor, "*S"],
+    t_starts: Float[Tensor, "*S"] | Int[Tensor, "*S"],
+    t_ends: Float[Tensor, "*S"] | Int[Tensor, "*S"],
     sigmas: Float[Tensor, "*S"],
     packed_info: Int[Tensor, "R 2"] | None = None,
     ray_indices: Int[Tensor, "N"] | None = None,
@@ -132,11 +143,12 @@ def render_transmittance_from_density(
     """Transmittance T (before each sample, in [0, 1]) and opacity α of each sample.
 
     ``prefix_trans`` multiplies T, for rays continued from elsewhere. Half-precision ``sigmas`` are
-    widened to the precision of ``t_starts``.
+    widened to the precision of ``t_starts``; integer distances take that of ``sigmas``.
 
     Raises:
         UserError: on a wrong shape, dtype or device, or rays that are not sorted.
     """
+    t_starts, t_ends = _as_real(t_starts, sigmas), _as_real(t_ends, sigmas)
     check_tensor("t_starts", t_starts, "(N,) or (rays, samples)")
     sigmas = _widen(sigmas, t_starts)
     for name, value in (("t_ends", t_ends), ("sigmas", sigmas), ("prefix_trans", prefix_trans)):
@@ -156,8 +168,8 @@ def render_transmittance_from_density(
 
 
 def render_weight_from_density(
-    t_starts: Float[Tensor, "*S"],
-    t_ends: Float[Tensor, "*S"],
+    t_starts: Float[Tensor, "*S"] | Int[Tensor, "*S"],
+    t_ends: Float[Tensor, "*S"] | Int[Tensor, "*S"],
     sigmas: Float[Tensor, "*S"],
     packed_info: Int[Tensor, "R 2"] | None = None,
     ray_indices: Int[Tensor, "N"] | None = None,
