@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_threestudio import write_checkout
 
 import threestudio_asd
 from threestudio_asd.cli import upstream, upstream_run
@@ -17,10 +18,9 @@ PACKAGED = ("configs/tiny/asd-nerf.yaml", "tiny/asd-nerf")
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A folder that looks like a checkout; the working directory is another one."""
-    folder = tmp_path / "checkout"
-    for name in ("launch.py", "threestudio/__init__.py", "configs/theirs.yaml"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+    folder = write_checkout(tmp_path / "checkout")
+    (folder / "configs").mkdir()
+    (folder / "configs/theirs.yaml").touch()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "own.yaml").touch()
     monkeypatch.chdir(tmp_path / "mine")
@@ -79,6 +79,18 @@ def test_config_is_found(checkout, started, name):
 def test_bad_arguments(checkout, arguments, message):
     with pytest.raises(UserError, match=message):
         upstream.main([a.format(checkout=checkout) for a in arguments])
+
+
+def test_an_old_checkout_is_refused(tmp_path):
+    old = write_checkout(tmp_path / "old", version="0.1.0")
+    with pytest.raises(UserError, match=r"threestudio 0\.1\.0; 0\.2\.3 or newer is needed"):
+        upstream.main([str(old), "--config", "own"])
+
+
+def test_a_checkout_that_cannot_be_written_is_refused(checkout, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match=f"{checkout} cannot be written to"):
+        upstream.main([str(checkout), "--config", "own"])
 
 
 def test_missing_library_names_the_extra(checkout, monkeypatch):

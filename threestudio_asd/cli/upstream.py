@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import threestudio_asd
+from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.configfiles import find_config
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line ``argv``; returns the launcher's exit code.
 
     Raises:
-        UserError: on a folder that is no checkout, or an unknown config.
+        UserError: on a folder that is no checkout, too old or not writable, or an unknown config.
     """
     p = _Parser("threestudio-asd upstream", None, DESCRIPTION, EPILOG, allow_abbrev=False)
     p.add_argument("checkout", type=Path, help="folder of the threestudio checkout")
@@ -45,18 +46,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _checkout(folder: Path) -> Path:
-    lacking = [n for n in ("launch.py", "threestudio/__init__.py") if not (folder / n).is_file()]
-    if lacking:
+    path = open_checkout(folder).path
+    if not os.access(path, os.W_OK):
         raise UserError(
-            f"{folder} is no checkout of threestudio: it has no {' and no '.join(lacking)}. To get"
-            " one: git clone https://github.com/threestudio-project/threestudio"
-        )
-    if not os.access(folder, os.W_OK):
-        raise UserError(
-            f"{folder} cannot be written to, but threestudio keeps its outputs and caches there:"
+            f"{path} cannot be written to, but threestudio keeps its outputs and caches there:"
             " use a checkout of your own."
         )
-    return folder.resolve()
+    return path
 
 
 def _config(name: str, checkout: Path) -> Path:

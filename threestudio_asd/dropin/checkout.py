@@ -50,10 +50,11 @@ def open_checkout(path: str | Path) -> Checkout:
     """
     path = Path(path).expanduser().resolve()
     source, launcher = path / "threestudio/__init__.py", path / "launch.py"
-    if not source.is_file() or not launcher.is_file():
+    lacking = [str(file.relative_to(path)) for file in (launcher, source) if not file.is_file()]
+    if lacking:
         raise UserError(
-            f"{path} is no checkout of threestudio (launch.py and threestudio/__init__.py are not"
-            " both in it). Give the folder that git clone made."
+            f"{path} is no checkout of threestudio: it has no {' and no '.join(lacking)}. Give the"
+            " folder that this made: git clone https://github.com/threestudio-project/threestudio"
         )
     found = re.search(r"""^__version__ *= *["']([^"']+)""", source.read_text(), re.MULTILINE)
     version = found.group(1) if found else "of unknown version"
