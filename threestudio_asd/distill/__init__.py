@@ -36,7 +36,7 @@ from threestudio_asd.distill.guidance import (
     perp_neg,
     perpendicular_component,
 )
-from threestudio_asd.distill.methods import ASD, METHODS, SDS, VSD, Method, register_method
+from threestudio_asd.distill.methods import ASD, METHODS, SDS, SJC, VSD, Method, register_method
 from threestudio_asd.distill.registry import Registry
 from threestudio_asd.distill.schedule import (
     PREDICTION_TYPES,
@@ -58,6 +58,7 @@ __all__ = [
     "METHODS",
     "PREDICTION_TYPES",
     "SDS",
+    "SJC",
     "SOURCES",
     "TARGETS",
     "VSD",

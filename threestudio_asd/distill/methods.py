@@ -114,6 +114,19 @@ SDS = register_method(
     )
 )
 
+# SJC: e^s - 0, with w = 1. SDS without its control variate eps, whose expectation is 0. (In the
+# paper's coordinates x_t / alpha_t and sigma_t / alpha_t it is (x_t - D(x_t)) / sigma. With its
+# variance reduction, (x_0 - D(x_t)) / sigma, it is SDS with w = 1.)
+SJC = register_method(
+    Method(
+        name="sjc",
+        target="guided",
+        source="zero",
+        critic_objective=None,
+        paper="Score Jacobian Chaining, Wang et al. 2022, arXiv:2212.00774",
+    )
+)
+
 # VSD: w(t) (e^s - e_phi),  min_phi E |e_phi - eps|^2. All renders' distribution; s is about 7.5.
 VSD = register_method(
     Method(

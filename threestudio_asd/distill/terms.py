@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,3 +94,9 @@ def critic_source(scores: Scores) -> Float[Tensor, "B C H W"]:
             "The source 'critic' needs the critic's prediction; pass Scores(critic=...)."
         )
     return scores.critic
+
+
+@register_source("zero", needs=())
+def zero_source(scores: Scores) -> Float[Tensor, "B C H W"]:
+    """0: the noise's expectation, in place of the noise."""
+    return torch.zeros_like(scores.x_t)
