@@ -18,15 +18,19 @@ from contract.hosts import Host
 # What the bundled host implements, and so what is compared key by key.
 ENTRIES = (
     "diffuse-with-point-light-material",
+    "dreamfusion-system",
     "dummy-exporter",
     "implicit-volume",
     "mesh-exporter",
     "nerf-volume-renderer",
     "neural-environment-map-background",
     "no-material",
+    "prolificdreamer-system",
     "random-camera-datamodule",
     "solid-color-background",
+    "stable-diffusion-guidance",
     "stable-diffusion-prompt-processor",
+    "stable-diffusion-vsd-guidance",
 )
 
 

@@ -8,3 +8,8 @@ from . import asd
 __all__ = ["asd"]
 
 host.register_resolver("asd_model", model_folder)
+
+if host.NAME == "bundled":  # threestudio has its own of these names
+    from . import builtin_sds, builtin_vsd
+
+    __all__ += ["builtin_sds", "builtin_vsd"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.critics.lora import ATTENTION_LAYERS, LoRACritic
-from threestudio_asd.distill.gradient import clip_gradient, reparametrised_loss
+from threestudio_asd.distill.gradient import clip_gradient
 from threestudio_asd.distill.scores import Scores
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import weight
@@ -21,6 +21,7 @@ from threestudio_asd.teachers.unet import FrozenUNet
 
 from .checks import checked, choices
 from .conditions import Conditions
+from .distilled import Distilled
 from .memory import save_memory
 from .pictures import captions, pictures
 from .step import DistillationStep, Draw
@@ -194,38 +195,46 @@ class StableDiffusionASDGuidance(host.BaseModule):
         distillation gradient / B), ``loss_lora`` (the critic's), and scalars for the log; with
         ``guidance_eval`` also ``eval``, decoded pictures of the step.
         """
-        latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
         view = (elevation, azimuth, camera_distances)
         text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
+        scale = self.cfg.guidance_scale
+        found = self.distil(rgb, text, scale, mvp_mtx, c2w, rgb_as_latents)
+        out = found.losses("loss_asd")
+        out |= {f"critic_{name}": term.detach() for name, term in found.critic_terms.items()}
+        if guidance_eval:
+            out["eval"] = self._evaluation(found, view)
+        return out
+
+    def distil(
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        text: Conditions,
+        scale: float,
+        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
+        c2w: Float[Tensor, "B 4 4"] | None = None,
+        rgb_as_latents: bool = False,
+    ) -> Distilled:
+        """One step at guidance scale ``scale``, whatever the config's is."""
+        latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
         camera = self._camera({"extrinsics": c2w, "mvp": mvp_mtx})
         draw, critic_draw = self.draws(latents)
         result = self.step.evaluate(latents, text, camera, draw, critic_draw, self._hide_camera())
-        grad = self.gradient(result.scores)
-        out = {
-            "loss_asd": reparametrised_loss(latents, grad),
-            "grad_norm": grad.norm(),
-            "min_step": self.timesteps.min_step,
-            "max_step": self.timesteps.max_step,
-        }
-        if result.critic_terms:
-            out["loss_lora"] = sum(result.critic_terms.values())
-            out |= {f"critic_{name}": term.detach() for name, term in result.critic_terms.items()}
-        if guidance_eval:
-            out["eval"] = self._evaluation(result.scores, grad, view)
-        return out
+        grad = self.gradient(result.scores, scale)
+        return Distilled(latents, result.scores, grad, result.critic_terms, self.timesteps)
 
-    def gradient(self, scores: Scores) -> Float[Tensor, "B C h w"]:
+    def gradient(self, scores: Scores, scale: float) -> Float[Tensor, "B C h w"]:
         """w(t) (T - S) under this config, clipped."""
         cfg = self.cfg
         w = weight(cfg.weighting_strategy, self.teacher.schedule, scores.t, scores.x_t)
-        grad = self.step.method.gradient(scores, cfg.guidance_scale, w, cfg.guidance_rescale)
+        grad = self.step.method.gradient(scores, scale, w, cfg.guidance_rescale)
         return clip_gradient(grad, self.grad_clip_val)
 
-    def _evaluation(self, scores: Scores, grad: Tensor, view: tuple[Tensor, ...]) -> dict[str, Any]:
-        n = len(grad) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
+    def _evaluation(self, found: Distilled, view: tuple[Tensor, ...]) -> dict[str, Any]:
+        n = len(found.grad) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
         method, scale = self.step.method, self.cfg.guidance_scale
-        images = pictures(method, self.teacher, scores, grad, scale, n)
-        return images | {"texts": captions(scores.t, *view)[:n]}
+        images = pictures(method, self.teacher, found.scores, found.grad, scale, n)
+        levels = [f"t{t}" for t in found.scores.t.tolist()]
+        return images | {"texts": captions(levels, *view)[:n]}
 
     def _latents(self, images: Tensor, are_latents: bool) -> Float[Tensor, "B C h w"]:
         if not are_latents:

@@ -33,16 +33,26 @@ class Conditions:
         azimuth: Float[Tensor, " B"],
         camera_distances: Float[Tensor, " B"],
         view_dependent: bool = True,
+        perp_neg: bool = True,
     ) -> "Conditions":
-        """From a prompt processor's output; angles in degrees."""
+        """From a prompt processor's output; angles in degrees.
+
+        Args:
+            perp_neg: False leaves the negatives out, whatever the prompt processor says.
+        """
         view, batch = (elevation, azimuth, camera_distances), len(elevation)
         plain = prompt_utils.get_text_embeddings(*view, False)[:batch]
-        if not prompt_utils.use_perp_neg:
+        if not (perp_neg and prompt_utils.use_perp_neg):
             both = prompt_utils.get_text_embeddings(*view, view_dependent)
             return cls(both[:batch], both[batch:], plain)
         texts, weights = prompt_utils.get_text_embeddings_perp_neg(*view, view_dependent)
         negatives = texts[2 * batch :].unflatten(0, (batch, -1))
         return cls(texts[:batch], texts[batch : 2 * batch], plain, negatives, weights)
+
+    def items(self, which: slice) -> "Conditions":
+        """A part of the batch."""
+        rows = vars(self).items()
+        return Conditions(**{name: x if x is None else x[which] for name, x in rows})
 
     def tiled(self, times: int) -> "Conditions":
         """The whole batch ``times`` times over."""

@@ -52,7 +52,9 @@ def _strength(grad: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor,
     return strength.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
 
 
-def captions(t: Tensor, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor) -> list[str]:
-    """One for each item: timestep, elevation, azimuth (degrees), distance."""
-    views = zip(t.tolist(), elevation, azimuth, camera_distances, strict=True)
-    return [f"t{n}\ne{e:.1f}\na{a:.1f}\nc{c:.2f}" for n, e, a, c in views]
+def captions(
+    levels: list[str], elevation: Tensor, azimuth: Tensor, camera_distances: Tensor
+) -> list[str]:
+    """One for each item: noise level, elevation, azimuth (degrees), distance."""
+    views = zip(levels, elevation, azimuth, camera_distances, strict=True)
+    return [f"{level}\ne{e:.1f}\na{a:.1f}\nc{c:.2f}" for level, e, a, c in views]

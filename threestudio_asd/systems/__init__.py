@@ -1,5 +1,12 @@
 """Systems for threestudio's registry; importing this package registers them."""
 
+from threestudio_asd import host
+
 from . import asd, asd_2d
 
 __all__ = ["asd", "asd_2d"]
+
+if host.NAME == "bundled":  # threestudio has its own of these names
+    from . import builtin
+
+    __all__ += ["builtin"]

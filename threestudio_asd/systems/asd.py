@@ -10,16 +10,12 @@ from torch import Tensor
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 
-from .guided import guidance_losses, log_weights
-from .losses import opaque_loss, orientation_loss, sparsity_loss, z_variance_loss
+from .nerf import NeRFSystem
 
 
 @host.register("asd-system")
-class ASDSystem(host.BaseLift3DSystem):
-    """Text-to-3D by score distillation; also registered as ``nerf-system-asd``, the fork's name.
-
-    Works with any guidance that returns ``loss_*`` terms: each is weighted by ``loss.lambda_*``.
-    """
+class ASDSystem(NeRFSystem):
+    """Text-to-3D by score distillation; also registered as ``nerf-system-asd``, the fork's name."""
 
     @dataclass
     class Config(host.BaseLift3DSystem.Config):
@@ -35,37 +31,18 @@ class ASDSystem(host.BaseLift3DSystem):
     cfg: Config
 
     def configure(self) -> None:
-        if self.cfg.stage != "coarse":
-            raise UserError(
-                f"system.stage '{self.cfg.stage}' is not implemented; use system.stage=coarse."
-            )
-        if self.cfg.visualize_samples:
-            raise UserError("system.visualize_samples is not implemented; set it to false.")
+        self.refuse_unimplemented()
         super().configure()
-        # The prompt first: a missing one is told before gigabytes of weights are read.
-        self.prompt_processor = host.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
-        self.prompt_utils = self.prompt_processor()
-        self.guidance = host.find(self.cfg.guidance_type)(self.cfg.guidance)
-
-    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return self.renderer(**batch)
+        self.build_guidance()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         out = self(batch)
         evaluate = self.cfg.guidance_eval and self.true_global_step % 200 == 0
         if self.cfg.guidance_update:
             self._anneal_timesteps()
-        guidance_out = self.guidance(
-            out["comp_rgb"],
-            self.prompt_utils,
-            **batch,
-            rgb_as_latents=False,
-            guidance_eval=evaluate,
-        )
-        loss = guidance_losses(self, guidance_out) + self._regularisation(out)
-        log_weights(self)
+        loss, found = self.guide(out, batch, guidance_eval=evaluate)
         if evaluate:
-            self._save_evaluation(out["comp_rgb"].detach(), guidance_out["eval"])
+            self._save_evaluation(out["comp_rgb"].detach(), found["eval"])
         return {"loss": loss}
 
     def _anneal_timesteps(self) -> None:
@@ -78,69 +55,10 @@ class ASDSystem(host.BaseLift3DSystem):
         remaining = 1.0 - min(self.true_global_step / self.cfg.warmup_iter, 1.0)
         self.guidance.set_min_max_steps(max_step_percent=final + (0.98 - final) * remaining)
 
-    def _regularisation(self, out: dict[str, Any]) -> Tensor:
-        """The weighted regularisers of the coarse stage; a term of weight 0 is not computed."""
-        terms = {
-            "sparsity": lambda: sparsity_loss(out["opacity"]),
-            "opaque": lambda: opaque_loss(out["opacity"]),
-            "orient": lambda: self._orientation(out),
-            "z_variance": lambda: z_variance_loss(out["z_variance"], out["opacity"]),
-        }
-        total = out["opacity"].new_zeros(())
-        for name, compute in terms.items():
-            weight = self.C(self.cfg.loss.get(f"lambda_{name}", 0.0))
-            if weight > 0:
-                value = compute()
-                self.log(f"train/loss_{name}", value)
-                total = total + weight * value
-        return total
-
-    def _orientation(self, out: dict[str, Any]) -> Tensor:
-        if "normal" not in out:
-            raise UserError(
-                "loss.lambda_orient needs normals; set system.geometry.normal_type to "
-                "finite_difference, pred or analytic, or lambda_orient to 0."
-            )
-        return orientation_loss(out["weights"], out["normal"], out["t_dirs"], out["opacity"])
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._save_view(batch, f"it{self.true_global_step}-{int(batch['index'][0])}.png", "val")
-
-    def on_validation_epoch_end(self) -> None:
-        pass
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        name = f"it{self.true_global_step}-test/{int(batch['index'][0])}.png"
-        self._save_view(batch, name, "test")
-
-    def on_test_epoch_end(self) -> None:
-        folder = f"it{self.true_global_step}-test"
-        self.save_img_sequence(
-            folder,
-            folder,
-            r"(\d+)\.png",
-            save_format="mp4",
-            fps=30,
-            name="test",
-            step=self.true_global_step,
-        )
-
-    def _save_view(self, batch: dict[str, Any], filename: str, phase: str) -> None:
-        """Colours, normals where there are any, and opacity, side by side."""
-        out = self(batch)
-        images = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": {"data_format": "HWC"}}]
-        if "comp_normal" in out:
-            kwargs = {"data_format": "HWC", "data_range": (0, 1)}
-            images.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": kwargs})
-        kwargs = {"cmap": None, "data_range": (0, 1)}
-        opacity = out["opacity"][0, :, :, 0]
-        images.append({"type": "grayscale", "img": opacity, "kwargs": kwargs})
-        self.save_image_grid(filename, images, name=f"{phase}_step", step=self.true_global_step)
-
     @torch.no_grad()
     def _save_evaluation(self, rgb: Tensor, pictures: dict[str, Any]) -> None:
         """One row: render, noisy, teacher's one-step guesses, critic's, gradient strength."""
-        names = ("imgs_noisy", "imgs_1step", "imgs_1orig", "imgs_1orig_lora", "grad")
+        names = ("imgs_noisy", "imgs_1step", "imgs_1orig", "imgs_1orig_lora", "imgs_final", "grad")
         size = rgb.shape[1:3]
 
         def column(images: Tensor) -> dict[str, Any]:

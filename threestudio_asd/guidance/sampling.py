@@ -1,0 +1,68 @@
+"""What the teacher alone makes of a step's noisy latents: threestudio's pictures of a guidance."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.distill.guidance import guided
+from threestudio_asd.distill.scores import Scores
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+
+from .conditions import Conditions
+from .query import Query, ask
+
+_STEPS = 50
+
+
+@torch.no_grad()
+def samples(
+    teacher: StableDiffusionTeacher,
+    scores: Scores,
+    text: Conditions,
+    scale: float,
+    shown: slice,
+) -> dict[str, Any]:
+    """Pictures of the items ``shown``, by DDIM with eta = 1 (Song et al. 2020, arXiv:2010.02502).
+
+    ``scale`` guides the teacher. Images are (n, H, W, 3) in [0, 1]: ``imgs_noisy`` x_t;
+    ``imgs_1step`` after one of 50 steps; ``imgs_1orig`` the x_0 that e^s implies; ``imgs_final``
+    after the remaining steps. ``bs`` is n, ``noise_levels`` the t / T at which the sampler begins,
+    its nearest timestep that is no larger than t.
+    """
+    from diffusers import DDIMScheduler
+
+    # Our teachers state epsilon, whatever their networks do.
+    epsilon = {"subfolder": "scheduler", "prediction_type": "epsilon"}
+    scheduler = DDIMScheduler.from_pretrained(teacher.folder, **epsilon)
+    scheduler.set_timesteps(_STEPS)
+    prediction, levels, rows = guided(scores, scale), [], []
+    for b in range(len(scores.t))[shown]:
+        item = slice(b, b + 1)
+        larger = int((scheduler.timesteps > scores.t[b].item()).sum())
+        timesteps = scheduler.timesteps[min(larger, _STEPS - 1) :]
+        levels.append(timesteps[0].item() / scheduler.config.num_train_timesteps)
+        step = scheduler.step(prediction[item], timesteps[0], scores.x_t[item], eta=1.0)
+        final = step.prev_sample
+        for t in timesteps[1:]:
+            said = _guided(teacher, final, t, text.items(item), scale)
+            final = scheduler.step(said, t, final, eta=1.0).prev_sample
+        rows.append((scores.x_t[item], step.prev_sample, step.pred_original_sample, final))
+    latents = zip(("noisy", "1step", "1orig", "final"), zip(*rows, strict=True), strict=True)
+    images = {
+        f"imgs_{name}": teacher.decode(torch.cat(column)).permute(0, 2, 3, 1)
+        for name, column in latents
+    }
+    return {"bs": len(levels), "noise_levels": levels, **images}
+
+
+def _guided(
+    teacher: StableDiffusionTeacher, x_t: Tensor, t: Tensor, text: Conditions, scale: float
+) -> Float[Tensor, "1 C h w"]:
+    """e^s of one item."""
+    t = t.to(x_t.device).view(1)
+    (said,) = ask(teacher, [Query(x_t, t, text, frozenset({"null", "cond"}))])
+    unknown = torch.full_like(x_t, torch.nan)  # what no guidance reads
+    weights = text.negative_weights if "negatives" in said else None
+    return guided(Scores(x_t, t, unknown, **said, negative_weights=weights), scale)
