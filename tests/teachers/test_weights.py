@@ -1,8 +1,10 @@
 """Checkpoints and LoRAs of the user's, on a small random model."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -138,6 +140,25 @@ def test_a_model_folder_replaces_both(folder, other):
     teacher = load(folder, checkpoint=other)
     assert_same(teacher.unet, weights(load(other).unet))
     assert_same(teacher.vae, weights(load(other).vae))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_checkpoint_is_read_once(folder, other, tmp_path, monkeypatch, name):
+    source, reads = load(other), []
+    state = original_unet(weights(source.unet)) | original_vae(weights(source.vae))
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+
+    def counted(read):
+        def reading(file, *args, **kwargs):
+            reads.append(Path(file))
+            return read(file, *args, **kwargs)
+
+        return reading
+
+    for module, function in ((safetensors.torch, "load_file"), (torch, "load")):
+        monkeypatch.setattr(module, function, counted(getattr(module, function)))
+    load(folder, checkpoint=tmp_path / name)
+    assert reads.count(tmp_path / name) == 1
 
 
 def test_checkpoints_are_read_in_the_teachers_precision(folder, other, tmp_path):

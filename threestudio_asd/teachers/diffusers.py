@@ -12,7 +12,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
-from threestudio_asd.teachers.weights import load_part
+from threestudio_asd.teachers.weights import Checkpoint, load_part
 from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
 
 
@@ -78,8 +78,9 @@ class StableDiffusionTeacher(Teacher):
             config = AutoencoderKL.load_config(folder, subfolder="vae")
             upcast = dtype == torch.float16 and config.get("force_upcast", True)
             vae_dtype = torch.float32 if upcast else dtype
-        net = FrozenUNet.load(folder, dtype, device, checkpoint, lora)
-        vae = load_part(AutoencoderKL, folder, "vae", parse_dtype(vae_dtype), checkpoint)
+        own = None if checkpoint is None else Checkpoint(checkpoint)
+        net = FrozenUNet.load(folder, dtype, device, own, lora)
+        vae = load_part(AutoencoderKL, folder, "vae", parse_dtype(vae_dtype), own)
         return cls(net, vae.to(device), folder, posterior)
 
     def is_model(self, path_or_id: str | Path) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import resolve_model
-from threestudio_asd.teachers.weights import fuse_lora, load_part
+from threestudio_asd.teachers.weights import Checkpoint, fuse_lora, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,7 +50,7 @@ class FrozenUNet:
         path_or_id: str | Path,
         dtype: str | torch.dtype = "fp32",
         device: torch.device | str = "cpu",
-        checkpoint: str | Path | None = None,
+        checkpoint: Checkpoint | None = None,
         lora: str | Path | None = None,
     ) -> "FrozenUNet":
         """From a folder in Stable Diffusion's format or a hub id.
@@ -58,7 +58,7 @@ class FrozenUNet:
         Schedule and prediction type come from the scheduler's configuration.
 
         Args:
-            checkpoint: Weights in place of the model's own; see ``weights.load_part``.
+            checkpoint: Weights in place of the model's own.
             lora: Added to the weights; see ``weights.fuse_lora``.
 
         Raises UserError if the model or one of the files cannot be had.

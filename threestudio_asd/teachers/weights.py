@@ -4,6 +4,7 @@ Files are read here and turned into diffusers modules by diffusers' own converte
 it understands (original Stable Diffusion checkpoints, kohya's LoRAs) works. Nothing is downloaded.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,29 @@ _ADAPTER = "user"
 _ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 
 
+class Checkpoint:
+    """Weights of the user's, read when first asked for and once, whatever is taken from them.
+
+    Args:
+        path: A file (.safetensors, .ckpt, .bin: a whole model in the original format, or the UNet
+            in either format) or a folder (a model, or a UNet as diffusers saves it).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """A file's tensors; raises UserError if it is missing or unreadable."""
+        return _read(self.path)
+
+
 def load_part(
     model_class: Any,
     folder: Path,
     part: str,
     dtype: torch.dtype,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """The UNet or the VAE of a model folder, with the weights of ``checkpoint`` if it holds them.
 
@@ -32,18 +50,16 @@ def load_part(
         model_class: diffusers' class of the part.
         folder: A model in Stable Diffusion's format; it gives the architecture in any case.
         part: "unet" or "vae".
-        checkpoint: A file (.safetensors, .ckpt, .bin: a whole model in the original format, or the
-            UNet in either format) or a folder (a model, or a UNet as diffusers saves it).
 
     Raises:
         UserError: The checkpoint is missing or unreadable, or fits another architecture.
     """
     if checkpoint is None:
         return model_class.from_pretrained(folder, subfolder=part, torch_dtype=dtype)
-    path = Path(checkpoint).expanduser()
+    path = checkpoint.path
     if path.is_dir():
         return _from_folder(model_class, folder, part, dtype, path)
-    state = _read(path)
+    state = dict(checkpoint.state)  # a copy for the converters, which take things out
     original = any(key.startswith(tuple(_ORIGINAL.values())) for key in state)
     holds_part = _holds(state, _ORIGINAL[part]) if original else part == "unet"
     if not holds_part:
