@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threestudio_asd.critics.camera import CameraEmbedding
+from threestudio_asd.critics.half import call_scaled
 from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.unet import FrozenUNet
@@ -31,7 +33,7 @@ class LoRACritic(nn.Module):
 
     Only these are parameters and state; the UNet is not a sub-module. A new critic predicts what
     its UNet predicts (B = 0) up to the camera's influence. Its weights are float32, also on a UNet
-    in half precision.
+    in half precision; on one in float16 their gradients are scaled within (``critics.half``).
 
     Args:
         net: The UNet to adapt, with its own schedule and prediction type (which may differ from
@@ -120,6 +122,18 @@ class LoRACritic(nn.Module):
         if camera is not None and self.camera is None:
             raise UserError("This critic knows no cameras: build it with camera=True.")
         labels = None if self.camera is None else self.camera.labels(camera, x_t)
+        if self.net.dtype == torch.float16 and torch.is_grad_enabled():
+            return call_scaled(self, x_t, t, condition, labels)
+        return self(x_t, t, condition, labels)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        condition: Float[Tensor, "B L D"],
+        labels: Float[Tensor, "B 16"] | None,
+    ) -> Float[Tensor, "B C h w"]:
+        """The network with the adapter on it; ``predict`` is for callers."""
         with self.attached():
             return self.net.predict(x_t, t, condition, labels)
 
