@@ -72,6 +72,7 @@ def run_cell(cell: Cell, record: Path, overrides: list[str]) -> None:
     """Distil and judge in this process; the figures are written last and whole."""
     from threestudio_asd.cli.demo import distil
     from threestudio_asd.cli.main import PLUGINS
+    from threestudio_asd.files import written_whole
 
     root = record.parent.parent / "trials" / cell.name
     result = distil(
@@ -79,9 +80,8 @@ def run_cell(cell: Cell, record: Path, overrides: list[str]) -> None:
     )
     figures = {**result.verdict.as_dict(), "seconds": round(result.seconds, 1)}
     figures |= {"prompt": cell.prompt, "picture": str(result.picture)}
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(figures, indent=1) + "\n")
-    partial.replace(record)
+    with written_whole(record) as partial:
+        partial.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def measure(cells: list[Cell], out: Path, jobs: int, overrides: list[str]) -> dict[Cell, Figures]:

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "threestudio_asd"
 # Layer -> the layers that it may import besides itself.
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     # What must be installed; setup.py reads it too.
     "requirements": set(),
     # Finding and reading pretrained models; for studio and for teachers.
@@ -17,18 +18,19 @@ ALLOWED = {
     "text_encoder": {"errors", "pretrained"},
     "kernels": {"errors"},
     "portable": {"errors", "kernels"},
-    "studio": {"errors", "kernels", "pretrained", "text_encoder"},
+    "studio": {"errors", "files", "kernels", "pretrained", "text_encoder"},
     "distill": {"errors"},
     "teachers": {"errors", "distill", "pretrained", "text_encoder"},
     "critics": {"errors", "distill", "teachers"},
-    "tiny": {"errors", "distill", "teachers", "pretrained", "text_encoder"},
+    "tiny": {"errors", "files", "distill", "teachers", "pretrained", "text_encoder"},
     "host": {"errors", "studio"},
     # What threestudio imports from custom/.
     "dropin": {"errors", "requirements", "host", "guidance", "systems"},
     "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "host", "distill", "teachers", "critics", "tiny", "guidance", "systems"),
+        *("errors", "files", "host", "distill", "teachers", "critics", "tiny"),
+        *("guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },

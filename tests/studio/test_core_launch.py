@@ -54,7 +54,7 @@ def test_trial_folder_has_threestudios_layout(whole_run):
     ]
     assert [path for path in expected if not (trial / path).is_file()] == []
     assert list((trial / "tb_logs").rglob("events*"))
-    assert list(trial.rglob("*.tmp")) == []
+    assert list(trial.rglob(".*.partial")) == []
     assert OmegaConf.load(trial / "configs/parsed.yaml").trainer.max_steps == 6
     assert "toy-system" in (trial / "configs/raw.yaml").read_text()
 

@@ -10,27 +10,16 @@ from typing import Any
 import torch
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import written_whole
 
 BATCHES_KEY = "threestudio_asd_batches"
 _KEYS = ("state_dict", "epoch", "global_step")
 
 
 def save_atomically(payload: Any, path: str | os.PathLike) -> None:
-    """``torch.save`` to a temporary file of the same folder, then rename it to ``path``.
-
-    Whatever interrupts the write, ``path`` is either the old file or the complete new one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(payload, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """``torch.save``; whatever interrupts it, ``path`` is the old file or the complete new one."""
+    with written_whole(path) as partial:
+        torch.save(payload, partial)
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from threestudio_asd.files import written_whole
+
 from .captions import VIEWS, view_label
 from .render import EVAL_SIZE, distance_for, render
 from .scenes import COLORS, OBJECTS
@@ -91,6 +93,6 @@ def cached(path: Path, *args, **kwargs) -> Renders:
     if path.exists():
         return Renders.load(path)
     renders = build(*args, **kwargs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    renders.save(path)
+    with written_whole(path) as partial:
+        renders.save(partial)
     return renders

@@ -1,6 +1,5 @@
 """The one training loop of the world's models: resumable, with progress and atomic checkpoints."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from threestudio_asd.files import written_whole
 
 
 def warmup_then_decay(total: int, warmup: int = 200, decay_from: float = 0.6) -> Callable:
@@ -102,8 +103,8 @@ def run(
                 "step": done,
                 "seconds": seconds + time.time() - began,
             }
-            torch.save(state, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            with written_whole(path) as partial:
+                torch.save(state, partial)
             if on_save is not None:
                 on_save(done)
     return average.state

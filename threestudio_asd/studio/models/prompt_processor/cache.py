@@ -1,7 +1,6 @@
 """Text embeddings on disk, under names that depend on all they were computed from."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd.files import written_whole
 from threestudio_asd.studio.log import warn
 
 CACHE_DIR = Path(".threestudio_cache/text_embeddings")
@@ -56,10 +56,8 @@ class EmbeddingCache:
 
     def _write(self, prompt: str, embedding: Float[Tensor, "L D"]) -> None:
         path = self.path(prompt)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(embedding.clone(), partial)
-            partial.replace(path)  # whole or not at all, also with several processes
+            with written_whole(path) as partial:  # several processes may write the same
+                torch.save(embedding.clone(), partial)
         except OSError as error:
             warn(f"Text embeddings are not cached ({error}).")
