@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.cache import read_once
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
@@ -44,6 +45,7 @@ class StableDiffusionTeacher(Teacher):
         self.image_size = self.latent_shape[-1] * self.downscale
 
     @classmethod
+    @read_once
     def from_pretrained(
         cls,
         path_or_id: str | Path,
