@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.launch import BUILTINS
 
@@ -23,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", nargs="+")
     p.add_argument("--seeds", nargs="+", type=int)
     p.add_argument("--steps", type=int, help="of each cell")
-    p.add_argument("--shard", default="1/1", help="K/N: every N-th cell, for N processes at once")
+    p.add_argument("--jobs", type=int, help="cells at the same time; default: one per core")
+    p.add_argument("--shard", default="1/1", help="K/N: every N-th cell, for N machines")
     p.add_argument("--page-only", action="store_true", help="the page of the cells that are there")
     p.add_argument("--verbose", action="store_true", help="debug messages, tracebacks")
     return p
@@ -34,11 +36,15 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     args = parser().parse_args(list(argv))
     log.setup_logging(args.verbose)
     shard = _shard(args.shard)
-    for module in (*BUILTINS, *plugins):
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1.")
+    plugins = (*BUILTINS, *plugins)
+    for module in plugins:
         importlib.import_module(module)
     from threestudio_asd.compare.grid import load_grid
     from threestudio_asd.compare.page import write_page
-    from threestudio_asd.compare.runner import finished, require_complete, run_grid
+    from threestudio_asd.compare.records import finished
+    from threestudio_asd.compare.runner import default_jobs, require_complete, run_grid
     from threestudio_asd.compare.summary import Summary
     from threestudio_asd.studio.device import get_device, keep_freed_memory
 
@@ -48,7 +54,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     if get_device().type == "cpu":
         keep_freed_memory()
     if not args.page_only:
-        run_grid(grid, out, shard)
+        run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
     records = finished(grid, out)  # with those of other processes
     require_complete(grid, records)
     summary = Summary(grid, records, out / "truth")
@@ -58,8 +64,6 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    from threestudio_asd.errors import UserError
-
     first, _, count = text.partition("/")
     if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
         raise UserError(f"--shard {text}: give K/N with 1 <= K <= N, such as 1/2.")

@@ -36,7 +36,7 @@ def chart(curves: Sequence[Curve], x_title: str, y_title: str) -> str:
         left = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
         return f"{left:.1f},{HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM):.1f}"
 
-    parts = [_y_axis(ticks, at, 10 ** x_range[1])]
+    parts = [_y_axis(ticks, at)]
     parts.append(_x_axis(sorted(set(xs)), at, y_range[0]))
     for curve in curves:
         parts.append(_curve(curve, at))
@@ -88,11 +88,12 @@ def _curve(curve: Curve, at) -> str:
     )
 
 
-def _y_axis(ticks: Sequence[float], at, x_high: float) -> str:
+def _y_axis(ticks: Sequence[float], at) -> str:
     parts = []
     for tick in ticks:
-        x2, y = at(x_high, tick).split(",")
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{x2}" y1="{y}" y2="{y}"/>')
+        y = at(1.0, tick).split(",")[1]
+        ends = f'x1="{_LEFT}" x2="{WIDTH - _RIGHT}"'
+        parts.append(f'<line class="grid" {ends} y1="{y}" y2="{y}"/>')
         parts.append(
             f'<text x="{_LEFT - 5}" y="{float(y) + 4:.1f}" text-anchor="end">{tick:.4g}</text>'
         )

@@ -41,6 +41,10 @@ class Row:
     """Run at s' = 1 + (s - 1)(1 + gamma) with ``lambda_key`` multiplied by 1/(1 + gamma): what
     ASD at gamma equals at its critic's optimum, if the row is VSD."""
     lambda_key: str = "system.loss.lambda_asd"
+    scale: float | None = None
+    """Run at this one scale, a level line beside the others, instead of at each of the grid's."""
+    start_from: str | None = None
+    """A row with a ``scale`` from whose results (same prompt and seed) this one starts."""
 
 
 @dataclass
@@ -84,7 +88,21 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Seed by seed and prompt by prompt: a stopped grid has whole rows to show."""
         order = product(self.cfg.seeds, self.cfg.prompts, self.rows, self.cfg.scales)
-        return [Cell(method, float(s), prompt, seed) for seed, prompt, method, s in order]
+        found = (self.cell(method, s, prompt, seed) for seed, prompt, method, s in order)
+        return list(dict.fromkeys(found))
+
+    def cell(self, method: str, scale: float, prompt: str, seed: int) -> Cell:
+        """What there is of ``method`` at ``scale``; a row with a scale of its own has one cell."""
+        own = self.rows[method].scale
+        return Cell(method, float(scale if own is None else own), prompt, seed)
+
+    def start(self, cell: Cell) -> Cell | None:
+        """The cell from whose result ``cell`` starts."""
+        row = self.rows[cell.method].start_from
+        return None if row is None else self.cell(row, cell.scale, cell.prompt, cell.seed)
+
+    def starts_others(self, cell: Cell) -> bool:
+        return any(row.start_from == cell.method for row in self.rows.values())
 
     def run_scale(self, method: str, scale: float) -> float:
         """The scale of the run, diffusers convention: s, or s' for a rescaled row."""
@@ -94,8 +112,10 @@ class Grid:
     def effective_scale(self, method: str, scale: float) -> float:
         """s': the scale of the VSD that the method equals at its critic's optimum.
 
-        s itself for methods whose critic has no repelling term.
+        s itself for methods whose critic has no repelling term, or with a scale of their own.
         """
+        if self.rows[method].scale is not None:
+            return scale
         cell = Cell(method, scale, self.cfg.prompts[0], self.cfg.seeds[0])
         guidance = self.config(cell).system.guidance
         gamma = guidance.get("gamma")
@@ -103,14 +123,21 @@ class Grid:
             return self.run_scale(method, scale)
         return 1.0 + (scale - 1.0) * (1.0 + gamma)
 
-    def config(self, cell: Cell) -> Any:
-        """The cell's experiment, resolved; UserError for a key or value that is wrong."""
+    def config(self, cell: Cell, weights: Path | None = None) -> Any:
+        """The cell's experiment, resolved; UserError for a key or value that is wrong.
+
+        Args:
+            weights: A checkpoint to start from; its guidance is left out.
+        """
         row = self.rows[cell.method]
         scale = self.run_scale(cell.method, cell.scale) + CONVENTIONS[row.scale_convention]
         # trainer.max_steps first: a row may still say otherwise.
         values = {"trainer.max_steps": self.cfg.steps, **self.cfg.overrides, **row.overrides}
         values |= {row.scale_key: scale, "seed": cell.seed, "use_timestamp": False, "tag": "cell"}
         values["system.prompt_processor.prompt"] = cell.prompt
+        if weights is not None:
+            values |= {"system.weights": str(weights)}
+            values |= {"system.weights_ignore_modules": ["guidance"]}
         dotted = OmegaConf.create({})
         for key, value in values.items():
             OmegaConf.update(dotted, key, value)
@@ -131,6 +158,8 @@ class Grid:
         content = {k: v for k, v in content.items() if k not in _PLACES}
         content["compare"] = [self.cfg.generator, MEASURES, load_report()["sha256"]]
         content["compare"].append(world_version())
+        if (start := self.start(cell)) is not None:
+            content["compare"].append(self.config_hash(start))
         text = json.dumps(content, sort_keys=True).replace(str(WEIGHTS), "weights")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -157,8 +186,10 @@ def load_grid(name: str, **flags: Any) -> Grid:
     for wanted in chosen or ():
         if wanted not in rows:
             raise UserError(f'compare: no method "{wanted}"; choose of: {", ".join(rows)}.')
-    rows = {name: row for name, row in rows.items() if chosen is None or name in chosen}
     _check(cfg, rows)
+    if chosen is not None:
+        chosen = {*chosen, *(rows[name].start_from for name in chosen)}
+        rows = {name: row for name, row in rows.items() if name in chosen}
     return Grid(cfg, rows)
 
 
@@ -180,6 +211,13 @@ def _check(cfg: Any, rows: dict[str, Any]) -> None:
             )
         if row.rescale_gamma is not None and not -1.0 < row.rescale_gamma <= 0.0:
             raise UserError(f"compare: {name}: rescale_gamma must lie in (-1, 0].")
+        if row.start_from is not None:
+            start = rows.get(row.start_from)
+            if start is None or start.scale is None or start.start_from is not None:
+                raise UserError(
+                    f"compare: {name}: start_from must name a method with a scale of its own that "
+                    f"starts from scratch; got {row.start_from}."
+                )
 
 
 def make_folder(folder: Path) -> Path:

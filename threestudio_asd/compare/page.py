@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 
 from threestudio_asd import __version__
+from threestudio_asd.files import written_whole
 from threestudio_asd.tiny.judge import load_report
 
 from .charts import Curve, chart
 from .grid import Cell, Grid
-from .runner import picture_path
+from .records import cell_file
 from .summary import COSTS, MEASURES, QUALITY, Estimate, Summary
+from .viewer import STYLE as VIEWER_STYLE
+from .viewer import viewer
 
 _LIBRARIES = ("torch", "diffusers", "peft", "pytorch-lightning", "torchmetrics", "trimesh")
 # Distinguishable for the colour-blind (Okabe and Ito); the last two repeat in another dash.
@@ -33,9 +36,10 @@ p,figcaption,.soft{color:var(--soft)}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.85rem}th,td{padding:.3rem .5rem;text-align:right;
 border-bottom:1px solid var(--line);white-space:nowrap}th:first-child{text-align:left;
 position:sticky;left:0;background:var(--paper)}td img{height:64px;image-rendering:pixelated;
-display:block}.charts{display:grid;gap:1.2rem;
+display:block}td img.webp{height:96px;image-rendering:auto}
+details{margin:.3rem 0}summary{cursor:pointer}.charts{display:grid;gap:1.2rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}figure{margin:0}
-svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.grid{stroke:var(--line)}
+svg{width:100%;height:auto;font-size:12px}svg text{fill:var(--soft)}.grid{stroke:var(--line)}
 polyline{fill:none;stroke-width:2}polygon{opacity:.14;stroke:none}
 .key{display:inline-block;margin-right:1rem}.key::before{content:"";display:inline-block;
 width:.8em;height:.8em;margin-right:.35em;background:var(--c)}
@@ -53,20 +57,22 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
     state = "" if done == total else f" {total - done} of {total} cells are still to run."
     parts = [
         f"<h1>{escape(grid.cfg.title)}</h1>",
-        f"<p>{done} runs of {grid.cfg.steps} steps: {len(grid.rows)} methods, "
-        f"{len(grid.cfg.scales)} guidance scales s (e_null + s (e_y - e_null)), "
-        f"{len(grid.cfg.prompts)} prompts, {len(grid.cfg.seeds)} seeds. Brackets and bands: 95 % "
-        f"bootstrap intervals over prompts and seeds.{escape(state)}</p>",
+        f"<p>{_count(done, 'run')} of {grid.cfg.steps} steps: "
+        f"{_count(len(grid.rows), 'method')}, {_count(len(grid.cfg.scales), 'guidance scale')} s "
+        f"(e_null + s (e_y - e_null)), {_count(len(grid.cfg.prompts), 'prompt')}, "
+        f"{_count(len(grid.cfg.seeds), 'seed')}. Brackets and bands: 95 % bootstrap intervals over "
+        f"prompts and seeds.{escape(state)}</p>",
         _robustness(grid, summary),
         _pictures(grid, summary, out),
-        _curves(grid, summary),
+        _meshes(grid, summary, out),
+        _figures(grid, summary),
+        _curves(grid, summary) if len(grid.cfg.scales) > 1 else "",
         _costs(grid, summary),
         _commands(commands),
     ]
     path = out / "index.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(_document(grid, "\n".join(parts)))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(_document(grid, "\n".join(parts)))
     return path
 
 
@@ -80,14 +86,20 @@ def _document(grid: Grid, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(grid.cfg.title)}</title><style>{_STYLE}{colors}</style></head>"
+        f"<title>{escape(grid.cfg.title)}</title><style>{_STYLE}{VIEWER_STYLE}{colors}</style></head>"
         f"<body>\n{body}\n</body></html>\n"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(estimate: Estimate | None) -> str:
     if estimate is None or not math.isfinite(estimate.value):
         return "-"
+    if not math.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
@@ -127,7 +139,7 @@ def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
     for prompt in grid.cfg.prompts:
         rows = []
         for method in grid.rows:
-            cells = [Cell(method, float(s), prompt, seed) for s in grid.cfg.scales]
+            cells = [grid.cell(method, s, prompt, seed) for s in grid.cfg.scales]
             rows.append([escape(method), *(_picture(summary, out, cell) for cell in cells)])
         opened = " open" if prompt == grid.cfg.prompts[0] else ""
         body = _table(head, rows)
@@ -136,12 +148,45 @@ def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
 
 
 def _picture(summary: Summary, out: Path, cell: Cell) -> str:
-    path = picture_path(out, cell)
-    if cell not in summary.records or not path.is_file():
+    """A turntable where there is one, else the pictures side by side."""
+    found = [k for k in ("webp", "png") if cell_file(out, cell, k).is_file()]
+    if cell not in summary.records or not found:
         return "-"
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(cell_file(out, cell, found[0]).read_bytes()).decode()
     alt = escape(f"{cell.method}, s = {cell.scale:g}: {cell.prompt}", quote=True)
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    return f'<img class="{found[0]}" alt="{alt}" src="data:image/{found[0]};base64,{data}">'
+
+
+def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
+    """Of 3D results: every prompt and method at the middle one of the scales, first seed."""
+    scale = sorted(grid.cfg.scales)[len(grid.cfg.scales) // 2]
+    cells = [
+        grid.cell(method, scale, prompt, grid.cfg.seeds[0])
+        for prompt in grid.cfg.prompts
+        for method in grid.rows
+    ]
+    found = [
+        (f"{cell.prompt}: {cell.method}, s = {cell.scale:g}", ply.read_bytes())
+        for cell in cells
+        if cell in summary.records and (ply := cell_file(out, cell, "ply")).is_file()
+    ]
+    return "<h2>Meshes</h2>" + viewer(found) if found else ""
+
+
+def _figures(grid: Grid, summary: Summary) -> str:
+    """Every measure at every scale."""
+    parts = ["<h2>Figures</h2>"]
+    for name, measure in MEASURES.items():
+        if name not in summary.values:
+            continue
+        rows = [
+            [escape(m), *(_text(summary.estimate(name, m, s)) for s in grid.cfg.scales)]
+            for m in grid.rows
+        ]
+        body = _table(["", *(f"s = {s:g}" for s in grid.cfg.scales)], rows)
+        title = f"{escape(measure.title)} ({escape(measure.note)})"
+        parts.append(f"<details><summary>{title}</summary>{body}</details>")
+    return "".join(parts)
 
 
 def _curves(grid: Grid, summary: Summary) -> str:
@@ -149,12 +194,12 @@ def _curves(grid: Grid, summary: Summary) -> str:
         f'<span class="key m{i}">{escape(method)}</span>' for i, method in enumerate(grid.rows)
     )
     parts = []
-    for x_title, x_of in (
-        ("guidance scale s", lambda method, s: s),
-        ("s', the scale of the equivalent VSD", grid.effective_scale),
+    for title, x_title, x_of in (
+        ("the guidance scale", "guidance scale s", lambda method, s: s),
+        ("s', the scale of the equivalent VSD", "s'", grid.effective_scale),
     ):
         positions = {(m, s): x_of(m, float(s)) for m in grid.rows for s in grid.cfg.scales}
-        parts.append(f"<h2>Over the {escape(x_title)}</h2><p>{keys}</p><div class='charts'>")
+        parts.append(f"<h2>Over {escape(title)}</h2><p>{keys}</p><div class='charts'>")
         for name in summary.values:
             curves = [
                 Curve(method, i, _points(grid, summary, name, method, positions))

@@ -1,115 +1,108 @@
-"""Through the grid: skip the cells that are there, run the others, tell how long it takes."""
+"""Through the grid: skip the cells that are there, run the others."""
 
-import json
+import importlib
+import multiprocessing
 import os
 import tempfile
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-from rich.live import Live
-from rich.table import Table
-from torch import Tensor
+import torch
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
+from threestudio_asd.studio.checkpoint import save_atomically
+from threestudio_asd.studio.device import get_device, keep_freed_memory
+from threestudio_asd.teachers.cache import models_read_once
 
 from . import measure
 from .grid import Cell, Grid, make_folder
-from .train import teachers_loaded_once, train
+from .progress import Progress
+from .records import (
+    Record,
+    cell_file,
+    finished,
+    save_mesh,
+    save_picture,
+    save_turntable,
+    write_record,
+)
+from .train import Outcome, train
 
-Record = dict[str, Any]
-
-
-def record_path(out: Path, cell: Cell) -> Path:
-    return out / "cells" / f"{cell.name}.json"
-
-
-def picture_path(out: Path, cell: Cell) -> Path:
-    return out / "cells" / f"{cell.name}.png"
-
-
-def read_record(path: Path) -> Record | None:
-    """A cell's record; None if there is none, or an unreadable one, which is said aloud."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.warn("%s is unreadable (%s).", path, error)
-        return None
+OnStep = Callable[[Cell, int], None]
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Whole or not at all, whenever the process is killed."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(record) + "\n")
-    partial.replace(path)
+def default_jobs() -> int:
+    """One for each core that this process may use: a cell is too small for two. On CUDA, one."""
+    return 1 if get_device().type == "cuda" else _cores()
 
 
-def save_picture(path: Path, images: Tensor) -> None:
-    """Pictures (N, 3, h, w) in [0, 1] side by side."""
-    row = (torch_row(images) * 255).round().byte().numpy()
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    Image.fromarray(row).save(partial, format="PNG")
-    partial.replace(path)
+def _cores() -> int:
+    """What this process may use, where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def torch_row(images: Tensor) -> Tensor:
-    """(N, 3, h, w) to (h, N w, 3)."""
-    return images.nan_to_num(0.5).clamp(0, 1).permute(2, 0, 3, 1).flatten(1, 2)
+def run_grid(
+    grid: Grid,
+    out: Path,
+    shard: tuple[int, int] = (0, 1),
+    jobs: int = 1,
+    plugins: Sequence[str] = (),
+) -> dict[Cell, Record]:
+    """Run what is missing of every ``shard[1]``-th cell from ``shard[0]`` on.
 
+    Args:
+        jobs: How many cells run at the same time, each in a process of its own if more than one.
+        plugins: Modules that those processes import first.
 
-def finished(grid: Grid, out: Path) -> dict[Cell, Record]:
-    """The records of this grid's cells; those of another config are left out, and named."""
-    found, other = {}, []
-    for cell in grid.cells:
-        record = read_record(record_path(out, cell))
-        if record is None:
-            continue
-        if record.get("config_hash") == grid.config_hash(cell):
-            found[cell] = record
-        else:
-            other.append(cell.name)
-    if other:
-        names = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
-        log.warn(
-            "%d cells in %s have figures of another config or version; they do not count (%s).",
-            *(len(other), out, names),
-        )
-    return found
-
-
-def run_grid(grid: Grid, out: Path, shard: tuple[int, int] = (0, 1)) -> dict[Cell, Record]:
-    """Run what is missing of every ``shard[1]``-th cell from ``shard[0]`` on; returns all records
-    that are there in the end."""
+    Returns:
+        All records that are there in the end.
+    """
     make_folder(out / "cells")
     records = finished(grid, out)
     mine = grid.cells[shard[0] :: shard[1]]
-    todo = [cell for cell in mine if cell not in records]
+    todo = missing(grid, out, mine, records)
     if len(mine) > len(todo):
         log.info("%d of %d cells are there already.", len(mine) - len(todo), len(mine))
     for cell in {(c.method, c.scale): c for c in todo}.values():
         grid.config(cell)  # what is wrong with any of them is told before the first one runs
-    progress = Progress(grid, {c: r for c, r in records.items() if c in mine}, todo)
-    with teachers_loaded_once(), progress.shown(), _quiet_host():
-        for cell in todo:
-            progress.start(cell)
-            records[cell] = run_cell(grid, cell, out, progress)
-            progress.finish(cell, records[cell])
+    jobs = max(1, min(jobs, len(todo)))
+    done = {cell: record for cell, record in records.items() if cell in mine and cell not in todo}
+    progress = Progress(grid, done, todo, jobs)
+    # Those that others start from come first.
+    first = [cell for cell in todo if grid.starts_others(cell)]
+    rest = [cell for cell in todo if not grid.starts_others(cell)]
+    with progress.shown(), _cells(grid, out, jobs, plugins, progress.step) as run:
+        for phase in (first, rest):
+            for cell, record in run(phase):
+                records[cell] = record
+                progress.finish(cell, record)
     return records
 
 
-def run_cell(grid: Grid, cell: Cell, out: Path, progress: "Progress") -> Record:
-    """Optimise and measure one cell; its picture and then its record are written."""
+def missing(grid: Grid, out: Path, cells: list[Cell], records: dict[Cell, Record]) -> list[Cell]:
+    """Those of ``cells`` that have no record, and what they start from if its weights are gone."""
+    todo = [cell for cell in cells if cell not in records]
+    starts = {start for cell in todo if (start := grid.start(cell)) is not None}
+    again = [s for s in starts if not cell_file(out, s, "ckpt").is_file() and s not in todo]
+    return [*sorted(again, key=lambda cell: cell.name), *todo]
+
+
+def run_cell(
+    grid: Grid, cell: Cell, out: Path, on_step: OnStep = lambda cell, step: None
+) -> Record:
+    """Optimise and measure one cell; its pictures and then its record are written."""
     began = time.perf_counter()
+    start = grid.start(cell)
+    cfg = grid.config(cell, weights=start and cell_file(out, start, "ckpt"))
     with tempfile.TemporaryDirectory() as scratch:
-        outcome = train(grid.config(cell), Path(scratch), progress.step)
-    save_picture(picture_path(out, cell), outcome.images)
+        outcome = train(cfg, Path(scratch), lambda step: on_step(cell, step))
+    _save_results(grid, cell, out, outcome)
     record = {
         **{"method": cell.method, "scale": cell.scale, "prompt": cell.prompt, "seed": cell.seed},
         "run_scale": grid.run_scale(cell.method, cell.scale),
@@ -118,8 +111,71 @@ def run_cell(grid: Grid, cell: Cell, out: Path, progress: "Progress") -> Record:
         **measure.figures(outcome, cell.prompt),
         "seconds_in_all": round(time.perf_counter() - began, 2),
     }
-    write_record(record_path(out, cell), record)
+    write_record(cell_file(out, cell, "json"), record)
     return record
+
+
+def _save_results(grid: Grid, cell: Cell, out: Path, outcome: Outcome) -> None:
+    save_picture(cell_file(out, cell, "png"), outcome.images)
+    if outcome.turntable is not None:
+        save_turntable(cell_file(out, cell, "webp"), outcome.turntable)
+    if outcome.mesh is not None and len(outcome.mesh.faces):
+        save_mesh(cell_file(out, cell, "ply"), outcome.mesh)
+    if grid.starts_others(cell):
+        save_atomically(outcome.weights, cell_file(out, cell, "ckpt"))
+
+
+RunCells = Callable[[list[Cell]], Iterator[tuple[Cell, Record]]]
+
+
+@contextmanager
+def _cells(
+    grid: Grid, out: Path, jobs: int, plugins: Sequence[str], on_step: OnStep
+) -> Iterator[RunCells]:
+    """A function that runs cells and yields each with its record, in the order of their ends."""
+    if jobs == 1:
+        with models_read_once(), _quiet_host():
+            yield lambda cells: ((cell, run_cell(grid, cell, out, on_step)) for cell in cells)
+        return
+    threads = max(1, _cores() // jobs)
+    with ProcessPoolExecutor(
+        jobs,
+        multiprocessing.get_context("spawn"),  # a fork would share threads and CUDA
+        initializer=_begin_worker,
+        initargs=(threads, tuple(plugins)),
+    ) as pool:
+
+        def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
+            cell_of = {pool.submit(run_cell, grid, cell, out): cell for cell in cells}
+            for future in as_completed(cell_of):
+                yield cell_of[future], future.result()
+
+        try:
+            yield run
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what runs is finished, nothing else is begun
+            raise
+
+
+_worker = ExitStack()
+
+
+def _begin_worker(threads: int, plugins: Sequence[str]) -> None:
+    """In a new process: it ends with its parent, even if that is killed."""
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    if get_device().type == "cpu":
+        keep_freed_memory()
+    log.setup_logging()
+    for module in plugins:
+        importlib.import_module(module)
+    _worker.enter_context(models_read_once())
+    _worker.enter_context(_quiet_host())
 
 
 @contextmanager
@@ -132,76 +188,6 @@ def _quiet_host() -> Iterator[None]:
         yield
     finally:
         log.logger.setLevel(level)
-
-
-class Progress:
-    """Methods x scales, cells done of all, and the time left; lines where there is no terminal."""
-
-    def __init__(self, grid: Grid, done: dict[Cell, Record], todo: list[Cell]) -> None:
-        self.grid, self.todo = grid, list(todo)
-        self.total = len(done) + len(todo)
-        self.counts: dict[tuple[str, float], int] = defaultdict(int)
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        for cell, record in done.items():
-            self.counts[cell.method, cell.scale] += 1
-            self.seconds[cell.method].append(record["seconds_in_all"])
-        self.now, self.steps_done, self.began = "", 0, time.monotonic()
-        self.live: Live | None = None
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        if not log.console().is_terminal:
-            yield
-            return
-        with Live(console=log.console(), get_renderable=self.table, refresh_per_second=2) as live:
-            self.live = live
-            yield
-
-    def start(self, cell: Cell) -> None:
-        self.now, self.steps_done, self.began = cell.name, 0, time.monotonic()
-
-    def step(self, done: int) -> None:
-        self.steps_done = done
-
-    def finish(self, cell: Cell, record: Record) -> None:
-        self.todo.remove(cell)
-        self.counts[cell.method, cell.scale] += 1
-        self.seconds[cell.method].append(record["seconds_in_all"])
-        if self.live is None:
-            log.console().print(
-                f"{self.total - len(self.todo)}/{self.total} {cell.name}: "
-                f"p {_mean(record['p_pair']):.2f}, {record['seconds_in_all']:.0f} s; {self.left()}",
-                soft_wrap=True,
-            )
-
-    def seconds_left(self) -> float | None:
-        """Sum over the cells to do of their method's mean time so far, or of all methods'."""
-        known = [s for values in self.seconds.values() for s in values]
-        if not known:
-            return None
-        per_cell = {m: _mean(self.seconds[m] or known) for m in self.grid.rows}
-        elapsed = time.monotonic() - self.began if self.todo else 0.0
-        return max(sum(per_cell[cell.method] for cell in self.todo) - elapsed, 0.0)
-
-    def left(self) -> str:
-        seconds = self.seconds_left()
-        return "time left unknown" if seconds is None else f"{seconds / 60:.0f} min left"
-
-    def table(self) -> Table:
-        cells = len(self.grid.cfg.prompts) * len(self.grid.cfg.seeds)
-        steps = f"step {self.steps_done}/{self.grid.cfg.steps}"
-        table = Table(title=f"{self.left()}; {self.now}, {steps}")
-        table.add_column("cells done")
-        for scale in self.grid.cfg.scales:
-            table.add_column(f"s {scale:g}", justify="right")
-        for method in self.grid.rows:
-            done = (self.counts[method, float(s)] for s in self.grid.cfg.scales)
-            table.add_row(method, *(f"{n}/{cells}" for n in done))
-        return table
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def require_complete(grid: Grid, records: dict[Cell, Record]) -> None:

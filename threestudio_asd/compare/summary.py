@@ -45,7 +45,7 @@ QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % percentile interval."""
+    """A mean and its 95 % percentile interval, whose ends are NaN where it is not known."""
 
     value: float
     low: float
@@ -78,7 +78,7 @@ class Summary:
 
     def estimate(self, name: str, method: str, scale: float) -> Estimate | None:
         values = self.values.get(name, {}).get((method, float(scale)))
-        return None if values is None else _estimate(values)
+        return None if values is None else self._estimate(values)
 
     def robustness(self, name: str, method: str) -> tuple[Estimate, Estimate] | None:
         """(worst, mean) of a measure over the grid's scales; None unless every scale is there.
@@ -93,7 +93,7 @@ class Summary:
         better = MEASURES[name].better
         stack = np.abs(stack) if better == 0 else stack
         worst = stack.min(0) if better > 0 else stack.max(0)
-        return _estimate(worst), _estimate(stack.mean(0))
+        return self._estimate(worst), self._estimate(stack.mean(0))
 
     def costs(self, method: str) -> dict[str, float | None]:
         """Means over the method's cells; ``diverged`` is a share."""
@@ -106,12 +106,20 @@ class Summary:
         found = [
             r["features"]
             for cell, r in self.records.items()
-            if (cell.method, cell.scale) == (method, float(scale))
+            if cell == self.grid.cell(method, scale, cell.prompt, cell.seed)
         ]
         if not found:
             return None
         truth = torch.cat([torch.tensor(t["features"]) for t in self.truth.values()])
         return metrics.fid(truth, torch.cat([torch.tensor(f) for f in found]))
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        """From (resamples + 1,); no interval where there is but one prompt and seed to draw."""
+        resampled = values[1:][np.isfinite(values[1:])]
+        if not len(resampled) or len(self.prompts) * len(self.seeds) == 1:
+            return Estimate(float(values[0]), float("nan"), float("nan"))
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return Estimate(float(values[0]), float(low), float(high))
 
     @staticmethod
     def _draw(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -126,7 +134,7 @@ class Summary:
             (i, j): self.records[cell]
             for i, prompt in enumerate(self.prompts)
             for j, seed in enumerate(self.seeds)
-            if (cell := Cell(method, scale, prompt, seed)) in self.records
+            if (cell := self.grid.cell(method, scale, prompt, seed)) in self.records
         }
         if name in ("kid", "diversity"):
             return self._pairwise(name, cells)
@@ -177,14 +185,6 @@ def _weighted(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     total = weights.sum(1)
     summed = (weights * np.nan_to_num(values)).sum(1)
     return np.where(total > 0, summed / np.maximum(total, 1e-12), np.nan)
-
-
-def _estimate(values: np.ndarray) -> Estimate:
-    resampled = values[1:][np.isfinite(values[1:])]
-    if not len(resampled):
-        return Estimate(float(values[0]), float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(float(values[0]), float(low), float(high))
 
 
 def _truth(prompt: str, generator: str, cache: Path) -> dict[str, Any]:

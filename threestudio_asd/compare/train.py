@@ -1,10 +1,8 @@
 """One cell's optimisation, in this process."""
 
-import copy
 import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,14 @@ from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.device import get_device
+from threestudio_asd.studio.models.exporter.formats import to_trimesh
+from threestudio_asd.studio.models.exporter.mesh_exporter import color_vertices
 from threestudio_asd.studio.registry import find
-from threestudio_asd.studio.trainer import clear_errors, make_trainer
-from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.studio.run import assemble
+from threestudio_asd.studio.trainer import clear_errors
 from threestudio_asd.tiny.render import EVAL_SIZE
 
-from .reference import as_trimesh
-from .views import render_fixed_views
+from .views import render_fixed_views, render_turntable
 
 PATIENCE = 10  # steps in a row that are not finite
 
@@ -36,7 +35,10 @@ class Outcome:
     Args:
         halfway, images: pictures in [0, 1] after half of the steps and after all.
         opacity: of 3D results, from the same views; None in 2D.
-        mesh: of 3D results; without faces where there is no surface.
+        mesh: of 3D results, with vertex colours; without faces where there is no surface.
+        turntable: of 3D results, pictures in [0, 1] from all around; None in 2D.
+        weights: of everything but the guidance, and the step they belong to: another training's
+            start.
         seconds: of the training alone.
         unet_evaluations: forward passes of the teacher's UNet per step and picture, the critic's
             among them where it shares the UNet; None for a guidance without a diffusers teacher.
@@ -49,6 +51,8 @@ class Outcome:
     halfway: Float[Tensor, "N 3 64 64"]
     opacity: Float[Tensor, "N 1 64 64"] | None
     mesh: trimesh.Trimesh | None
+    turntable: Float[Tensor, "T 3 h w"] | None
+    weights: dict[str, Any]
     seconds: float
     unet_evaluations: float | None
     peak_memory_mb: float | None
@@ -77,7 +81,18 @@ def surface(system: Any) -> trimesh.Trimesh:
         mesh = system.geometry.isosurface()
     except UserError:
         return trimesh.Trimesh()
-    return as_trimesh(mesh.v_pos, mesh.t_pos_idx)
+    color_vertices(mesh, system.geometry, system.material)
+    return to_trimesh(mesh)
+
+
+def weights_of(system: Any) -> dict[str, Any]:
+    """A checkpoint for ``system.weights``, without the guidance."""
+    state = {k: v.cpu() for k, v in system.state_dict().items() if not k.startswith("guidance.")}
+    return {
+        "state_dict": state,
+        "epoch": system.true_current_epoch,
+        "global_step": system.true_global_step,
+    }
 
 
 @dataclass(eq=False)
@@ -89,6 +104,8 @@ class _Watch(pl.Callback):
     halfway: Tensor | None = None
     final: tuple[Tensor, Tensor | None] | None = None
     mesh: trimesh.Trimesh | None = None
+    turntable: Tensor | None = None
+    weights: dict[str, Any] = field(default_factory=dict)
     critic_error: float | None = None
     passes: int = 0
     seconds: float = 0.0
@@ -120,9 +137,9 @@ class _Watch(pl.Callback):
         self.seconds = time.perf_counter() - self._began
         for hook in self._hooks:
             hook.remove()
-        self.final = look(system)
+        self.final, self.weights = look(system), weights_of(system)
         if hasattr(system, "geometry"):
-            self.mesh = surface(system)
+            self.mesh, self.turntable = surface(system), render_turntable(system)
 
 
 def _count_items(watch: _Watch, module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -136,17 +153,13 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
     """
     # Reading a text encoder draws random numbers, finding its embeddings in the cache does not.
     find(cfg.system.prompt_processor_type)(cfg.system.prompt_processor)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = find(cfg.data_type)(cfg.data)
     steps = int(cfg.trainer.max_steps)
     watch = _Watch(half=steps // 2, on_step=on_step)
     options = {"max_steps": steps, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     options |= {"precision": cfg.trainer.get("precision", 32), "default_root_dir": str(folder)}
     _forget_peak_memory()
-    trainer = make_trainer(options, [watch], [], verbose=False)
-    system = find(cfg.system_type)(cfg.system)
-    system.set_save_dir(folder / "save")
-    system.seed = data.seed = cfg.seed
+    trainer, system = assemble(cfg, data, folder, options, [watch], [])
     with clear_errors():
         trainer.fit(system, datamodule=data)
     if watch.final is None:
@@ -158,30 +171,14 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
         halfway=images if watch.halfway is None else watch.halfway,
         opacity=opacity,
         mesh=watch.mesh,
+        turntable=watch.turntable,
+        weights=watch.weights,
         seconds=watch.seconds,
         unet_evaluations=watch.passes / items if watch.passes else None,
         peak_memory_mb=_peak_memory_mb(),
         nonfinite_steps=system.nonfinite_total,
         critic_error=watch.critic_error,
     )
-
-
-@contextmanager
-def teachers_loaded_once() -> Iterator[None]:
-    """Within it, a Stable Diffusion teacher is read from its files once and copied from then on:
-    a critic leaves its adapter on the UNet that it was given."""
-    original = StableDiffusionTeacher.__dict__["from_pretrained"]
-    load = functools.cache(functools.partial(original.__func__, StableDiffusionTeacher))
-
-    def from_pretrained(*args: Any, **kwargs: Any) -> StableDiffusionTeacher:
-        with torch.random.fork_rng():  # or the first cell would draw other numbers than the next
-            return copy.deepcopy(load(*args, **kwargs))
-
-    StableDiffusionTeacher.from_pretrained = staticmethod(from_pretrained)
-    try:
-        yield
-    finally:
-        StableDiffusionTeacher.from_pretrained = original
 
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")

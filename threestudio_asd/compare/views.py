@@ -1,4 +1,4 @@
-"""A 3D result from the judge's fixed views."""
+"""A 3D result from the judge's fixed views, and from all around."""
 
 from typing import Any
 
@@ -17,20 +17,39 @@ from threestudio_asd.tiny.render import (
     FIXED_ELEVATION,
 )
 
-FixedViews = tuple[Float[Tensor, "8 3 64 64"], Float[Tensor, "8 1 64 64"]]
+TURNTABLE_VIEWS = 24
+TURNTABLE_SIZE = 96  # pixels
+
+
+def render_fixed_views(
+    system: Any,
+) -> tuple[Float[Tensor, "8 3 64 64"], Float[Tensor, "8 1 64 64"]]:
+    """Colours in [0, 1] on grey 0.5, and opacity, from the judge's eight views."""
+    return _render_around(system, len(FIXED_AZIMUTHS), EVAL_SIZE)
+
+
+def render_turntable(system: Any) -> Float[Tensor, "T 3 h w"]:
+    """Colours in [0, 1] on grey 0.5 from ``TURNTABLE_VIEWS`` azimuths, counter-clockwise."""
+    system.on_validation_model_eval()
+    try:
+        return _render_around(system, TURNTABLE_VIEWS, TURNTABLE_SIZE)[0]
+    finally:
+        system.on_validation_model_train()
 
 
 @torch.no_grad()
-def render_fixed_views(system: Any) -> FixedViews:
-    """Colours in [0, 1] on grey 0.5, and opacity, from the judge's eight views."""
+def _render_around(
+    system: Any, views: int, size: int
+) -> tuple[Float[Tensor, "T 3 h w"], Float[Tensor, "T 1 h w"]]:
+    """Colours and opacity at azimuth 0, 360 / views, ..., from the judge's height and distance."""
     cameras = RandomCameraDataset(
         RandomCameraDataModuleConfig(
-            n_val_views=len(FIXED_AZIMUTHS),
+            n_val_views=views,
             eval_elevation_deg=FIXED_ELEVATION,
             eval_camera_distance=EVAL_DISTANCE,
             eval_fovy_deg=EVAL_FOVY,
-            eval_height=EVAL_SIZE,
-            eval_width=EVAL_SIZE,
+            eval_height=size,
+            eval_width=size,
         ),
         split="val",
     )

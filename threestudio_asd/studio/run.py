@@ -1,6 +1,7 @@
 """One run of a parsed experiment: build, check, train or evaluate."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,11 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     log.info("%s", _device_line(args.gpu))
     if get_device().type == "cpu":
         keep_freed_memory()
-    pl.seed_everything(cfg.seed, workers=True)
-    # Before the system: Lightning then refuses bad arguments before any model is built.
-    trainer = make_trainer(cfg.trainer, *_attachments(args, cfg, trial), verbose=args.verbose)
-    system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)
-    system.set_save_dir(trial / "save")
-    system.seed = data.seed = cfg.seed
+    trainer, system = assemble(
+        *(cfg, data, trial, cfg.trainer, *_attachments(args, cfg, trial)),
+        verbose=args.verbose,
+        resumed=checkpoint is not None,
+    )
     if checkpoint is not None:
         require_compatible(checkpoint["state_dict"], system.state_dict(), cfg.resume)
         data.start_step = batches_seen(checkpoint)
@@ -77,6 +77,34 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
     with clear_errors():
         task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+
+
+def assemble(
+    cfg: Any,
+    data: Any,
+    trial: Path,
+    arguments: Mapping[str, Any],
+    callbacks: list[Any],
+    loggers: list[Any],
+    verbose: bool = False,
+    resumed: bool = False,
+) -> tuple[pl.Trainer, BaseSystem]:
+    """A seeded trainer and the system of ``cfg``, both ready to be run on ``data``.
+
+    Args:
+        trial: pictures go into its folder ``save``.
+        arguments: of Lightning's Trainer.
+        resumed: whether a checkpoint is going to be loaded.
+
+    Raises:
+        UserError: a bad config; what is wrong with ``arguments`` is told before any model is built.
+    """
+    pl.seed_everything(cfg.seed, workers=True, verbose=verbose)
+    trainer = make_trainer(arguments, callbacks, loggers, verbose=verbose)
+    system = find(cfg.system_type)(cfg.system, resumed=resumed)
+    system.set_save_dir(trial / "save")
+    system.seed = data.seed = cfg.seed
+    return trainer, system
 
 
 def _train(

@@ -1,0 +1,120 @@
+"""The files of a cell: its figures, its pictures, and what other cells start from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+from torch import Tensor
+
+from threestudio_asd.files import written_whole
+from threestudio_asd.studio import log
+
+from .grid import Cell, Grid
+
+Record = dict[str, Any]
+
+FRAME_MS = 90  # of a turntable
+VIEW_CELL = 0.045  # scene units: the detail that a mesh to be looked at keeps
+
+
+def cell_file(out: Path, cell: Cell, kind: str) -> Path:
+    """``json``: the record, written last. ``png``: the result's pictures. Of 3D results ``webp``: a
+    turntable, ``ply``: a mesh. ``ckpt``: the weights, where other cells start from them."""
+    return out / "cells" / f"{cell.name}.{kind}"
+
+
+def read_record(path: Path) -> Record | None:
+    """A cell's record; None if there is none, or an unreadable one, which is said aloud."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warn("%s is unreadable (%s); the cell does not count.", path, error)
+        return None
+    if not isinstance(record, dict):
+        log.warn("%s holds no record; the cell does not count.", path)
+        return None
+    return record
+
+
+def write_record(path: Path, record: Record) -> None:
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(record) + "\n")
+
+
+def finished(grid: Grid, out: Path) -> dict[Cell, Record]:
+    """The records of this grid's cells; those of another config are left out, and named."""
+    found, other = {}, []
+    for cell in grid.cells:
+        record = read_record(cell_file(out, cell, "json"))
+        if record is None:
+            continue
+        if record.get("config_hash") == grid.config_hash(cell):
+            found[cell] = record
+        else:
+            other.append(cell.name)
+    if other:
+        names = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
+        log.warn(
+            "%d cells in %s have figures of another config or version; they do not count (%s).",
+            *(len(other), out, names),
+        )
+    return found
+
+
+def save_picture(path: Path, images: Tensor) -> None:
+    """Pictures (N, 3, h, w) in [0, 1] side by side, as PNG."""
+    row = Image.fromarray(_bytes(images).swapaxes(0, 1).reshape(images.shape[2], -1, 3))
+    with written_whole(path) as partial:
+        row.save(partial, format="PNG")
+
+
+def save_turntable(path: Path, images: Tensor) -> None:
+    """Pictures (T, 3, h, w) in [0, 1] one after the other, for ever, as WebP."""
+    first, *rest = (Image.fromarray(image) for image in _bytes(images))
+    with written_whole(path) as partial:
+        first.save(
+            partial,
+            format="WEBP",
+            save_all=True,
+            append_images=rest,
+            duration=FRAME_MS,
+            loop=0,
+            quality=70,
+        )
+
+
+def save_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
+    """A binary PLY with vertex colours, of the detail that a small picture shows."""
+    with written_whole(path) as partial:
+        partial.write_bytes(clustered(mesh, VIEW_CELL).export(file_type="ply"))
+
+
+def clustered(mesh: trimesh.Trimesh, cell: float) -> trimesh.Trimesh:
+    """``mesh`` with the vertices of each cube of side ``cell`` (scene units) made one, at their
+    mean place and of their mean colour; faces that lose a corner are gone.
+
+    (Rossignac & Borrel 1993, vertex clustering.)
+    """
+    cubes = np.floor(mesh.vertices / cell).astype(np.int64)
+    _, cluster, count = np.unique(cubes, axis=0, return_inverse=True, return_counts=True)
+    cluster = cluster.reshape(-1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        columns = [np.bincount(cluster, column, len(count)) for column in values.T.astype(float)]
+        return np.stack(columns, 1) / count[:, None]
+
+    faces = cluster[mesh.faces]
+    whole = (faces != np.roll(faces, 1, axis=1)).all(1)
+    colors = mean(mesh.visual.vertex_colors).round().astype(np.uint8)
+    return trimesh.Trimesh(mean(mesh.vertices), faces[whole], vertex_colors=colors, process=False)
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """(N, 3, h, w) in [0, 1] to (N, h, w, 3) bytes; grey where a value is not a number."""
+    values = images.nan_to_num(0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return (values * 255).round().byte().numpy()
