@@ -257,3 +257,14 @@ def test_a_missing_or_unfitting_critic_is_refused():
     shorter = FrozenUNet(make_net().unet, NoiseSchedule.scaled_linear(num_timesteps=500))
     with pytest.raises(UserError, match="another noise schedule"):
         DistillationStep(ASD, UNetTeacher(make_net()), LoRACritic(shorter))
+
+
+@pytest.mark.parametrize("gamma_target", ["epsilon", "official"])
+def test_a_step_of_the_critic_alone_has_the_losses_of_a_whole_step(inputs, gamma_target):
+    latents, text, camera, draw = inputs
+    step = make_step(gamma_target=gamma_target)
+    own = Draw(torch.tensor([1, 700, 300]), torch.randn(B, *SHAPE))
+    whole = step.evaluate(latents, text, camera, draw, own).critic_terms
+    alone = step.critic_terms(latents, text, camera, own)
+    assert list(alone) == list(whole) == ["denoise", "repel"]
+    assert all(agree(alone[name], whole[name]) for name in whole)

@@ -1,6 +1,7 @@
 """``stable-diffusion-asd-guidance``: the config keys of the official fork, and a few of ours."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,9 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Hide the camera from the critic's training pass with probability 0.1."""
         lora_n_timestamp_samples: int = 1
         """Draws of the critic per step; more than one needs ``share_noise: false``."""
+        lora_n_steps: int = 1
+        """Optimiser steps of the critic per step of the generator; all but the last, which both
+        take, have draws of their own."""
         camera_condition_type: str = "extrinsics"
         """What the critic is told about the view: extrinsics, mvp or none."""
 
@@ -221,6 +225,32 @@ class StableDiffusionASDGuidance(host.BaseModule):
         result = self.step.evaluate(latents, text, camera, draw, critic_draw, self._hide_camera())
         grad = self.gradient(result.scores, scale)
         return Distilled(latents, result.scores, grad, result.critic_terms, self.timesteps)
+
+    def extra_critic_losses(
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        prompt_utils: Any,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
+        c2w: Float[Tensor, "B 4 4"] | None = None,
+        rgb_as_latents: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[Tensor]:
+        """``loss_lora`` at ``lora_n_steps`` - 1 draws, for an optimiser step after each of them."""
+        if self.critic is None or self.cfg.lora_n_steps == 1:
+            return
+        view = (elevation, azimuth, camera_distances)
+        text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
+        with torch.no_grad():
+            latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
+        camera = self._camera({"extrinsics": c2w, "mvp": mvp_mtx})
+        for _ in range(self.cfg.lora_n_steps - 1):
+            shared, own = self.draws(latents)
+            draw = shared if own is None else own
+            terms = self.step.critic_terms(latents, text, camera, draw, self._hide_camera())
+            yield sum(terms.values())
 
     def gradient(self, scores: Scores, scale: float) -> Float[Tensor, "B C h w"]:
         """w(t) (T - S) under this config, clipped."""

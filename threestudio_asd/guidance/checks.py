@@ -74,7 +74,7 @@ def choices(cfg: Any, method: Method) -> list[str]:
 
 
 def _check_counts(cfg: Any) -> None:
-    for key in ("lora_rank", "lora_n_timestamp_samples"):
+    for key in ("lora_rank", "lora_n_timestamp_samples", "lora_n_steps"):
         if getattr(cfg, key) < 1:
             raise UserError(f"system.guidance.{key} must be at least 1; got {getattr(cfg, key)}.")
     if cfg.lora_n_timestamp_samples > 1 and cfg.share_noise is not False:

@@ -168,6 +168,20 @@ class DistillationStep:
         e_phi = self._e_phi(mine, prediction.detach() if reusable else None)
         return StepResult(mine.scores(said[0], e_phi), terms)
 
+    def critic_terms(
+        self,
+        latents: Float[Tensor, "B C h w"],
+        text: Conditions,
+        camera: Float[Tensor, "B 4 4"] | None,
+        draw: Draw,
+        hide_camera: bool = False,
+    ) -> dict[str, Tensor]:
+        """The critic's losses by name at one draw, of a critic that is trained more often than the
+        generator; arguments as for :meth:`evaluate`."""
+        at = _Noisy.make(self.teacher.schedule, latents.detach(), draw, text, camera)
+        (said,) = ask(self.teacher, [at.query(self._critic_needs(text))])
+        return self._critic_terms(at, self._predict(at, hide_camera), said)
+
     def _critic_needs(self, text: Conditions) -> frozenset[str]:
         """What the critic's objective asks of the teacher."""
         if not self.method.critic.needs_teacher(self.settings):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 
-from .guided import guidance_losses, log_weights
+from .guided import guidance_losses, log_weights, train_critic
 
 
 class Particles(nn.Module):
@@ -106,9 +106,9 @@ class ASD2DSystem(host.BaseSystem):
                 f"data.batch_size={count} exceeds system.n_particles={self.cfg.n_particles}."
             )
         which = torch.randperm(self.cfg.n_particles, device=self.device)[:count]
-        guidance_out = self.guidance(
-            self(which), self.prompt_utils, **batch, rgb_as_latents=self.particles.latents
-        )
+        rgb, latents = self(which), self.particles.latents
+        train_critic(self, rgb, batch, rgb_as_latents=latents)
+        guidance_out = self.guidance(rgb, self.prompt_utils, **batch, rgb_as_latents=latents)
         log_weights(self)
         return {"loss": guidance_losses(self, guidance_out)}
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
@@ -27,6 +28,27 @@ def guidance_losses(system: Any, guidance_out: dict[str, Any]) -> Tensor:
             )
         total = total + value * system.C(system.cfg.loss[key])
     return total
+
+
+def train_critic(
+    system: Any, rgb: Tensor, batch: dict[str, Any], rgb_as_latents: bool = False
+) -> None:
+    """The steps of the guidance's critic that come before the joint one (``lora_n_steps`` - 1).
+
+    They see the renders ``rgb`` (B, H, W, C) as they are. The optimiser is the system's own:
+    parameters without a gradient, the generator's, stay where they are.
+    """
+    losses = getattr(system.guidance, "extra_critic_losses", None)
+    if losses is None:
+        return
+    optimizer = system.optimizers(use_pl_optimizer=False)  # Lightning's would count the steps
+    rgb = rgb.detach()
+    for loss in losses(rgb, system.prompt_utils, **batch, rgb_as_latents=rgb_as_latents):
+        if not torch.isfinite(loss):
+            return  # the joint step meets it again, and is counted as not finite
+        optimizer.zero_grad(set_to_none=True)
+        guidance_losses(system, {"loss_lora": loss}).backward()
+        optimizer.step()
 
 
 def log_weights(system: Any) -> None:

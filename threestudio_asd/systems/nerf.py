@@ -7,7 +7,7 @@ from torch import Tensor
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 
-from .guided import guidance_losses, log_weights
+from .guided import guidance_losses, log_weights, train_critic
 from .losses import opaque_loss, orientation_loss, sparsity_loss, z_variance_loss
 
 
@@ -40,6 +40,7 @@ class NeRFSystem(host.BaseLift3DSystem):
         self, out: dict[str, Any], batch: dict[str, Any], **options: bool
     ) -> tuple[Tensor, dict[str, Any]]:
         """The weighted loss of the renders ``out``, logged, and what the guidance returned."""
+        train_critic(self, out["comp_rgb"], batch)
         found = self.guidance(
             out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False, **options
         )
