@@ -77,12 +77,9 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> None:
     parser.add_argument("--out", default="outputs")
     args, overrides = parser.parse_known_args(list(argv))
     result = distil(args.prompt, args.config, args.out, plugins, overrides)
-    verdict = result.verdict
-    names = ", ".join(f"{shade} {name}" for name, shade in verdict.names)
     print(
         f"\n{args.prompt}: trained and tested in {result.seconds:.0f} s\n"
-        f"the judge names {verdict.right_views} of 8 views right ({names})\n"
-        f"silhouette IoU with the true scene: {verdict.silhouette_iou:.2f}\n"
+        f"{result.verdict.told()}\n"
         f"mesh       {result.mesh}\n"
         f"turntable  {result.video}\n"
         f"pictures   {result.picture} (upper row the result, lower row the true scene)"

@@ -21,6 +21,12 @@ def _demo(argv: Sequence[str]) -> None:
     demo.main(argv, plugins=PLUGINS)
 
 
+def _judge(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import judge
+
+    judge.main(argv, plugins=PLUGINS)
+
+
 def _compare(argv: Sequence[str]) -> int | None:
     from threestudio_asd.cli import compare
 
@@ -49,6 +55,7 @@ def _upstream(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
+    "judge": ("what the embedded world's judge says of a finished trial", _judge),
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
     "upstream": ("run an unmodified threestudio checkout, on a CPU too", _upstream),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.checkpoint import load_checkpoint
+from threestudio_asd.studio.checkpoint import load_checkpoint, require_compatible
 from threestudio_asd.studio.device import get_device
 from threestudio_asd.studio.experiment import load_config
 from threestudio_asd.studio.registry import find
@@ -18,10 +18,10 @@ from threestudio_asd.tiny.render import fixed_views
 
 
 def load_system(trial: Path) -> Any:
-    """The trained system of a trial folder, in eval mode.
+    """The trained system of a trial folder, of either host, in eval mode.
 
     Raises:
-        UserError: The folder holds no config or no usable checkpoint.
+        UserError: The folder holds no config or no usable checkpoint, or one of another config.
     """
     config, weights = trial / "configs/parsed.yaml", trial / "ckpts/last.ckpt"
     if not config.is_file():
@@ -29,13 +29,25 @@ def load_system(trial: Path) -> Any:
     checkpoint = load_checkpoint(weights)
     cfg = load_config(config)
     system = find(cfg.system_type)(cfg.system, resumed=True)
-    # Buffers and modules that only training has are not needed to look at the result.
-    system.load_state_dict(checkpoint["state_dict"], strict=False)
+    _load_scene(system, checkpoint["state_dict"], str(weights))
     system.set_resume_status(int(checkpoint["epoch"]), int(checkpoint["global_step"]))
     system.do_update_step(
         int(checkpoint["epoch"]), int(checkpoint["global_step"]), on_load_weights=True
     )
     return system.to(get_device()).eval()
+
+
+def _load_scene(system: Any, state: dict[str, torch.Tensor], path: str) -> None:
+    """The weights of what is looked at: prompts, guidance and critic stay as they are."""
+    own = {name: value for name, value in system.state_dict().items() if _of_scene(name)}
+    # An encoding without parameters has an empty table in threestudio's checkpoints.
+    given = {name: value for name, value in state.items() if _of_scene(name) and value.numel()}
+    require_compatible(given, own, path)
+    system.load_state_dict(given, strict=False)
+
+
+def _of_scene(name: str) -> bool:
+    return name.split(".")[0] in ("geometry", "material", "background", "renderer")
 
 
 def judge_trial(trial: Path, prompt: str) -> tuple[Verdict, Path]:

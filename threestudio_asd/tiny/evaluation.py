@@ -46,6 +46,14 @@ class Verdict:
     def as_dict(self) -> dict:
         return asdict(self)
 
+    def told(self) -> str:
+        """Two lines for people."""
+        names = ", ".join(f"{shade} {name}" for name, shade in self.names)
+        return (
+            f"the judge names {self.right_views} of 8 views right ({names})\n"
+            f"silhouette IoU with the true scene: {self.silhouette_iou:.2f}"
+        )
+
 
 def parse_prompt(prompt: str) -> tuple[str, str]:
     """The (object, colour) that a prompt of this world names.
