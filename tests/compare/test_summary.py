@@ -1,0 +1,135 @@
+"""Means, intervals and robustness from records that are made up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from threestudio_asd.compare import summary as summaries
+from threestudio_asd.compare.grid import load_grid
+from threestudio_asd.compare.summary import Summary
+
+PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]
+SCALES = [1.0, 7.5, 100.0]
+
+
+@pytest.fixture(autouse=True)
+def truth(monkeypatch):
+    """Of every prompt the same."""
+    torch.manual_seed(0)
+    found = {"saturation": [0.4], "sharpness": [0.1], "features": torch.randn(40, 6).tolist()}
+    monkeypatch.setattr(summaries, "_truth", lambda *a: found)
+
+
+def make(value, prompts=PROMPTS, seeds=(0, 1), scales=SCALES, keep=lambda cell: True):
+    """A summary of two methods whose ``p_pair`` is ``value(cell)`` in both of two images."""
+    grid = load_grid(
+        "compare/2d", prompts=prompts, seeds=list(seeds), scales=scales, methods=["SDS", "VSD"]
+    )
+    rng = torch.Generator().manual_seed(1)
+    records = {}
+    for cell in filter(keep, grid.cells):
+        features = torch.randn(2, 6, generator=rng)
+        features += 3.0 if cell.method == "SDS" else 0.0
+        records[cell] = {
+            "p_pair": [value(cell)] * 2,
+            "saturation": [0.4 + value(cell)] * 2,
+            "features": features.tolist(),
+            "seconds": 2.0,
+        }
+    return Summary(grid, records, Path())
+
+
+def test_the_value_is_the_mean_and_the_interval_holds_it():
+    rng = np.random.default_rng(3)
+    found = make(lambda cell: float(rng.normal(0.5, 0.1)))
+    cells = [c for c in found.records if (c.method, c.scale) == ("SDS", 7.5)]
+    mean = np.mean([found.records[c]["p_pair"] for c in cells])
+    estimate = found.estimate("p_pair", "SDS", 7.5)
+    assert estimate.value == pytest.approx(mean)
+    assert estimate.low < estimate.value < estimate.high
+
+
+def test_intervals_cover_a_known_mean_about_as_often_as_they_say():
+    """Prompts with offsets of their own: an interval over images alone would be too short."""
+    rng, covered = np.random.default_rng(5), []
+    prompts = [f"a {c} {o}" for c in ("red", "blue", "green") for o in ("mug", "cone", "tree")]
+    for _ in range(40):
+        offsets = {prompt: rng.normal(0, 0.1) for prompt in prompts}
+
+        def value(cell, offsets=offsets):
+            return float(0.5 + offsets[cell.prompt] + rng.normal(0, 0.03))
+
+        estimate = make(value, prompts=prompts, scales=[7.5]).estimate("p_pair", "SDS", 7.5)
+        covered.append(estimate.low <= 0.5 <= estimate.high)
+    assert np.mean(covered) >= 0.8
+
+
+def test_no_interval_from_one_prompt_and_seed():
+    estimate = make(lambda cell: 0.5, PROMPTS[:1], (0,)).estimate("p_pair", "SDS", 7.5)
+    assert estimate.value == 0.5 and np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_robustness_is_the_worst_and_the_mean_over_the_scales():
+    by_scale = {1.0: 0.2, 7.5: 0.9, 100.0: 0.4}
+    found = make(lambda cell: by_scale[cell.scale])
+    worst, mean = found.robustness("p_pair", "SDS")
+    assert (worst.value, worst.low, worst.high) == pytest.approx((0.2,) * 3)
+    assert mean.value == pytest.approx(0.5)
+
+
+def test_what_should_be_the_truths_counts_by_its_distance():
+    by_scale = {1.0: -0.3, 7.5: 0.0, 100.0: 0.2}
+    found = make(lambda cell: by_scale[cell.scale])
+    assert found.estimate("saturation", "SDS", 1.0).value == pytest.approx(-0.3)
+    worst, mean = found.robustness("saturation", "SDS")
+    assert worst.value == pytest.approx(0.3) and mean.value == pytest.approx(0.5 / 3)
+
+
+def test_kid_tells_the_method_that_is_near_the_truth():
+    found = make(lambda cell: 0.5)
+    near, far = (found.estimate("kid", method, 7.5) for method in ("VSD", "SDS"))
+    assert near.high < far.low
+    worst, mean = found.robustness("kid", "SDS")
+    assert worst.value >= mean.value > near.value
+
+
+def test_missing_cells_leave_the_rest_as_it_is():
+    by_prompt = dict(zip(PROMPTS, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+    found = make(
+        lambda cell: by_prompt[cell.prompt],
+        keep=lambda c: c.prompt != PROMPTS[4] and (c.method, c.scale) != ("VSD", 100.0),
+    )
+    assert found.estimate("p_pair", "SDS", 7.5).value == pytest.approx(0.25)
+    assert found.estimate("p_pair", "VSD", 100.0) is None
+    assert found.robustness("p_pair", "VSD") is None
+    assert found.robustness("p_pair", "SDS") is not None
+    assert found.estimate("silhouette_iou", "SDS", 7.5) is None
+    assert "silhouette_iou" not in found.values
+
+
+def test_costs_are_means_of_what_is_known():
+    costs = make(lambda cell: 0.5).costs("SDS")
+    assert costs["seconds"] == 2.0 and costs["peak_memory_mb"] is None
+
+
+def test_fid_needs_enough_results():
+    found = make(lambda cell: 0.5)
+    assert found.fid("SDS", 7.5) > found.fid("VSD", 7.5) > 0  # 20 results, 6 features
+    assert make(lambda cell: 0.5, PROMPTS[:2]).fid("SDS", 7.5) is None
+    assert found.fid("SDS", 55.0) is None
+
+
+def test_a_row_with_a_scale_of_its_own_is_level(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "prompts: [a red mug]\nscales: [3, 30]\nmethods:\n  start: {scale: 100}\n  SDS: {}\n"
+    )
+    grid = load_grid(str(file))
+    records = {
+        cell: {"p_pair": [0.8 if cell.method == "start" else 0.1], "features": [[0.0] * 6]}
+        for cell in grid.cells
+    }
+    found = Summary(grid, records, Path())
+    assert [found.estimate("p_pair", "start", s).value for s in (3.0, 30.0)] == [0.8, 0.8]
