@@ -9,7 +9,7 @@ import torch
 from threestudio_asd.distill.critic import optimal_critic, rescaled_scale
 from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
 from threestudio_asd.distill.gradient import reparametrised_loss
-from threestudio_asd.distill.methods import ASD, METHODS, SDS, VSD, Method
+from threestudio_asd.distill.methods import ASD, METHODS, SDS, SJC, VSD, Method
 from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
 from threestudio_asd.distill.scores import Scores
 from threestudio_asd.distill.weighting import weight
@@ -208,8 +208,25 @@ def test_guidance_rescale_reaches_the_target(gaussians):
     torch.testing.assert_close(target.std(dim=(1, 2, 3)), scores.cond.std(dim=(1, 2, 3)))
 
 
+@pytest.mark.parametrize("step", [100, 900])
+def test_sjc_is_the_difference_of_denoisings_in_its_own_coordinates(gaussians, step):
+    """z = x_0 + s eps with s = sigma/alpha; z - D(z) over s, and x_0 - D(z) over s for SDS."""
+    x0, noise = torch.randn(2, 1, *SHAPE)
+    t = torch.tensor([step])
+    scores = score(gaussians, "y", x0, noise, t)
+    alpha, sigma = SCHEDULE.alpha(t, x0), SCHEDULE.sigma(t, x0)
+    z, s = scores.x_t / alpha, sigma / alpha
+    e = scores.null + 7.5 * (scores.cond - scores.null)
+    denoised = (scores.x_t - sigma * e) / alpha
+    w = weight("uniform", SCHEDULE, t, x0)
+    for method, start in ((SJC, z), (SDS, x0)):
+        grad = method.gradient(scores, 7.5, w)
+        torch.testing.assert_close(grad, (start - denoised) / s, rtol=1e-4, atol=1e-3)
+
+
 def test_a_method_says_what_it_needs():
-    assert {name: METHODS.get(name).needs for name in ("sds", "vsd", "asd")} == {
+    assert {name: METHODS.get(name).needs for name in ("sds", "sjc", "vsd", "asd")} == {
+        "sjc": ("cond", "null"),
         "sds": ("cond", "noise", "null"),
         "vsd": ("cond", "critic", "null"),
         "asd": ("cond", "critic", "null"),
