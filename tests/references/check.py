@@ -83,10 +83,15 @@ def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[UNetTeacher, LoRA
     teacher = FrozenUNet(_unet(_part(weights, "teacher")), SCHEDULE, kind)
     unet = teacher.unet if case["single_model"] else _unet(_part(weights, "critic"))
     critic = LoRACritic(FrozenUNet(unet, SCHEDULE, case["critic_prediction_type"]), rank=4)
+    critic.load_state_dict(_critic_state(weights))
+    return UNetTeacher(teacher), critic
+
+
+def _critic_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The stored LoRA and camera embedding, as a critic names them."""
     lora = {f"lora.{key}.weight": value for key, value in _part(weights, "lora").items()}
     camera = {f"camera.mlp.{key}": value for key, value in _part(weights, "camera").items()}
-    critic.load_state_dict(lora | camera)
-    return UNetTeacher(teacher), critic
+    return lora | camera
 
 
 def _step(case: dict, weights: dict[str, Tensor]) -> DistillationStep:

@@ -88,8 +88,8 @@ class OnASD:
 def sqrt_annealed(low: float, high: float, progress: float) -> float:
     """The timestep's fraction of T: from ``high`` to ``low`` with the root of ``progress``.
 
-        high + (low - high) sqrt(progress)
+        low + (high - low) (1 - sqrt(progress))
 
-    One t for all items of a step. (HiFA, arXiv:2305.18766, section 4.1.)
+    One t for all items of a step. (HiFA, arXiv:2305.18766.)
     """
-    return high + (low - high) * min(progress, 1.0) ** 0.5
+    return low + (high - low) * (1.0 - min(progress, 1.0) ** 0.5)
