@@ -29,7 +29,7 @@ ALLOWED = {
     "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "host", "distill", "teachers", "critics", "tiny"),
+        *("errors", "files", "pretrained", "host", "distill", "teachers", "critics", "tiny"),
         *("guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",

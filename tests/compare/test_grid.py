@@ -1,6 +1,7 @@
 """Grids: what a cell's config is, and when two cells are the same."""
 
 import pytest
+from omegaconf import OmegaConf
 
 import threestudio_asd.guidance
 import threestudio_asd.systems  # noqa: F401  (registers names and resolvers)
@@ -31,6 +32,35 @@ def test_the_full_grid_has_every_gamma_and_object():
     gammas = {grid.config(one(grid, m)).system.guidance.gamma for m in grid.rows if "ASD" in m}
     assert gammas == {-0.25, -0.5, -0.75, -1.0}
     assert len({p.split()[-1] for p in grid.cfg.prompts}) == 12 and grid.cfg.steps >= 300
+
+
+@pytest.mark.parametrize("name", ["2d", "2d-full", "nerf", "recover", "critic-steps", "ablation"])
+def test_every_shipped_grid_resolves(name):
+    grid = load_grid(f"compare/{name}")
+    hashes = {cell: grid.config_hash(cell) for cell in grid.cells}
+    assert len(set(hashes.values())) == len(hashes) == len({c.name for c in hashes})
+
+
+def test_the_ablation_changes_one_setting_at_a_time():
+    grid = load_grid("compare/ablation", scales=[7.5], prompts=["a red mug"], seeds=[0])
+    first, *others = (OmegaConf.to_container(grid.config(cell)) for cell in grid.cells)
+    assert len(others) == 10
+    for other in others:
+        assert len(differences(first, other)) == 1
+
+
+def differences(a, b, path=()):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in {*a, *b} for d in differences(a.get(k), b.get(k), (*path, k))]
+    return [] if a == b else [path]
+
+
+def test_critic_steps_of_the_shipped_grid():
+    grid = load_grid("compare/critic-steps")
+    steps = [grid.config(one(grid, m)).system.guidance.get("lora_n_steps", 1) for m in grid.rows]
+    assert steps == [1, 1, 10, 50, 1, 10, 50]
+    gammas = [grid.config(one(grid, m)).system.guidance.gamma for m in grid.rows if "ASD" in m]
+    assert gammas == [-0.75] * 3
 
 
 def test_a_rescaled_row_runs_at_s_prime_with_a_larger_weight():
@@ -66,6 +96,20 @@ def test_built_in_conventions_are_converted(tmp_path):
     grid = load_grid(str(file))
     assert grid.config(one(grid, "A")).system.guidance.guidance_scale == 6.5
     assert grid.config(one(grid, "B")).system.guidance.guidance_scale == 7.5
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [("B", "starts from scratch; got B"), ("C", "got C"), ("nobody", "got nobody")],
+)
+def test_a_start_has_a_scale_of_its_own(tmp_path, start, message):
+    (tmp_path / "grid.yaml").write_text(
+        f"prompts: [a red mug]\nmethods:\n  A: {{start_from: {start}}}\n  B: {{}}\n"
+        "  C: {scale: 100, start_from: D}\n  D: {scale: 100}\n"
+    )
+    with pytest.raises(UserError) as raised:
+        load_grid(str(tmp_path / "grid.yaml"))
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(

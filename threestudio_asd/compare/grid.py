@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class Cell:
 class Grid:
     cfg: Any
     rows: dict[str, Any]  # each a structured Row
+    _content: dict = field(default_factory=dict, repr=False, compare=False)
+    """(method, scale) -> what decides the figures besides prompt and seed: slow to find."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -141,7 +144,7 @@ class Grid:
         dotted = OmegaConf.create({})
         for key, value in values.items():
             OmegaConf.update(dotted, key, value)
-        raw = OmegaConf.merge(read_config_open(self.cfg.base), dotted)
+        raw = read_config(find_config(self.cfg.base), **dotted)
         if row.rescale_gamma is not None:
             weight = OmegaConf.select(raw, row.lambda_key)
             if not isinstance(weight, int | float):
@@ -150,23 +153,26 @@ class Grid:
                     f"got {weight!r}."
                 )
             OmegaConf.update(raw, row.lambda_key, weight / (1.0 + row.rescale_gamma))
-        return resolve_config(read_config(OmegaConf.to_yaml(raw), from_string=True))
+        return resolve_config(raw)
 
     def config_hash(self, cell: Cell) -> str:
         """Of everything that decides the cell's figures; the same on every machine."""
-        content = config_to_primitive(self.config(cell))
-        content = {k: v for k, v in content.items() if k not in _PLACES}
-        content["compare"] = [self.cfg.generator, MEASURES, load_report()["sha256"]]
-        content["compare"].append(world_version())
-        if (start := self.start(cell)) is not None:
-            content["compare"].append(self.config_hash(start))
-        text = json.dumps(content, sort_keys=True).replace(str(WEIGHTS), "weights")
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        found = self._content.get((cell.method, cell.scale))
+        if found is None:
+            content = config_to_primitive(self.config(cell))
+            content = {k: v for k, v in content.items() if k not in (*_PLACES, "seed")}
+            del content["system"]["prompt_processor"]["prompt"]
+            text = json.dumps(content, sort_keys=True).replace(str(WEIGHTS), "weights")
+            found = self._content.setdefault((cell.method, cell.scale), text)
+        start = self.start(cell)
+        parts = [found, cell.prompt, cell.seed, start and self.config_hash(start)]
+        parts += [self.cfg.generator, MEASURES, _judge_version(), world_version()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def read_config_open(name: str) -> Any:
-    """A config whose prompt may still be open."""
-    return OmegaConf.load(find_config(name))
+@cache
+def _judge_version() -> str:
+    return load_report()["sha256"]
 
 
 def load_grid(name: str, **flags: Any) -> Grid:

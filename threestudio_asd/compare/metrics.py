@@ -8,7 +8,7 @@ pairs of an image with itself never count.
 import torch
 import torch.nn.functional as F
 import trimesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -107,6 +107,15 @@ def diversity(features: Float[Tensor, "N D"], w: Float[Tensor, "N"] | None = Non
     """Mean Euclidean distance between the features of different results; NaN for fewer than 2."""
     w = torch.ones(len(features)) if w is None else w
     return float(pair_mean(torch.cdist(features.double(), features.double()), w.double()))
+
+
+def r_precision(similarity: Float[Tensor, "N P"], which: Int[Tensor, " N"]) -> float:
+    """Share in [0, 1] of the images whose own prompt, ``which`` of P, is the most similar one.
+
+    (R-precision at R = 1, with CLIP's similarity: Park et al. 2021, for scenes Jain et al. 2022,
+    Dream Fields, arXiv:2112.01455, section 4.)
+    """
+    return float((similarity.argmax(1) == which.to(similarity.device)).float().mean())
 
 
 def surface_fscore(
