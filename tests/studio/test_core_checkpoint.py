@@ -1,9 +1,13 @@
 """Checkpoints: whole or not at all, and no code."""
 
 import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import checkpoint as ck
@@ -65,6 +69,37 @@ def test_bad_checkpoints(tmp_path, good):
     ):
         with pytest.raises(UserError, match=message):
             ck.load_checkpoint(path)
+
+
+@dataclass
+class Settings:
+    betas: Any = None
+
+
+def test_a_checkpoint_with_configs_gives_its_weights(tmp_path):
+    """As threestudio's, whose optimiser states hold lists of the config."""
+    path = tmp_path / "theirs.ckpt"
+    cfg = OmegaConf.structured(Settings(betas=[0.9, 0.99]))
+    parameter = torch.nn.Parameter(torch.arange(4.0)[::2])
+    state = OrderedDict({**STATE, "half": torch.ones(2, dtype=torch.float16), "p": parameter})
+    torch.save({**GOOD, "state_dict": state, "optimizer_states": [{"betas": cfg.betas}]}, path)
+    loaded = ck.load_checkpoint(path)
+    assert sorted(loaded) == ["epoch", "global_step", "state_dict"]
+    assert loaded["global_step"] == 7
+    for name, value in state.items():
+        assert torch.equal(loaded["state_dict"][name], value)
+    assert loaded["state_dict"]["half"].dtype == torch.float16
+
+
+def test_of_a_checkpoint_with_configs_and_code_nothing_runs(tmp_path, capfd):
+    path = tmp_path / "bad.ckpt"
+    cfg = OmegaConf.create({"betas": [0.9]})
+    torch.save({**GOOD, "optimizer_states": [cfg.betas], "x": Code()}, path)
+    assert ck.load_checkpoint(path)["epoch"] == 1
+    torch.save({"optimizer_states": [cfg.betas], **GOOD, "epoch": Code()}, path)
+    with pytest.raises(UserError, match="lacks state_dict, epoch"):
+        ck.load_checkpoint(path)
+    assert "this must not run" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 600])

@@ -11,6 +11,7 @@ import torch
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
+from threestudio_asd.studio.foreign import read_weights
 
 BATCHES_KEY = "threestudio_asd_batches"
 _KEYS = ("state_dict", "epoch", "global_step")
@@ -25,6 +26,8 @@ def save_atomically(payload: Any, path: str | os.PathLike) -> None:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a Lightning checkpoint onto the CPU, restricted to tensors and plain values.
 
+    Of one of threestudio's own, which holds configs besides, the weights alone.
+
     Raises:
         UserError: the file is missing, incomplete, holds code, or is no such checkpoint.
     """
@@ -32,17 +35,33 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"the checkpoint {path} does not exist (or is not a file).")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _read(path)
     except pickle.UnpicklingError as error:
         raise UserError(_unpickling_message(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(_corrupt(path)) from error
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in _KEYS):
+    if not _is_training_checkpoint(checkpoint):
         raise UserError(
             f"{path} is not a training checkpoint: it lacks {', '.join(_KEYS)}."
             " Use a file from a trial's ckpts/ folder."
         )
     return checkpoint
+
+
+def _is_training_checkpoint(found: Any) -> bool:
+    if not isinstance(found, dict) or any(key not in found for key in _KEYS):
+        return False
+    numbers = isinstance(found["epoch"], int) and isinstance(found["global_step"], int)
+    return numbers and all(isinstance(v, torch.Tensor) for v in found["state_dict"].values())
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "omegaconf" not in str(error):
+            raise
+    return read_weights(path, _KEYS)
 
 
 def batches_seen(checkpoint: Mapping[str, Any]) -> int:
