@@ -40,8 +40,7 @@ def load_system(trial: Path) -> Any:
 def _load_scene(system: Any, state: dict[str, torch.Tensor], path: str) -> None:
     """The weights of what is looked at: prompts, guidance and critic stay as they are."""
     own = {name: value for name, value in system.state_dict().items() if _of_scene(name)}
-    # An encoding without parameters has an empty table in threestudio's checkpoints.
-    given = {name: value for name, value in state.items() if _of_scene(name) and value.numel()}
+    given = {name: value for name, value in state.items() if _of_scene(name)}
     require_compatible(given, own, path)
     system.load_state_dict(given, strict=False)
 

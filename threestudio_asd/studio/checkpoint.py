@@ -45,6 +45,10 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} is not a training checkpoint: it lacks {', '.join(_KEYS)}."
             " Use a file from a trial's ckpts/ folder."
         )
+    # threestudio's encodings without parameters (spherical harmonics) leave empty tables.
+    state = checkpoint["state_dict"]
+    for name in [name for name, value in state.items() if value.numel() == 0]:
+        del state[name]
     return checkpoint
 
 
