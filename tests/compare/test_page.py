@@ -57,7 +57,11 @@ def written(small, tmp_path, monkeypatch):
         records = {}
         for cell in grid.cells[:-1]:
             found = measure.of_images(torch.rand(2, 3, 64, 64), cell.prompt)
-            records[cell] = found | {"drift": [0.1, 0.2], "seconds": 3.0}
+            records[cell] = found | {
+                "drift": [0.1, 0.2],
+                "seconds": 1234.5,
+                "machine": "an abacus, 10 beads",
+            }
             (tmp_path / "cells").mkdir(exist_ok=True)
             save_picture(cell_file(tmp_path, cell, "png"), torch.rand(2, 3, 64, 64))
             if solid:
@@ -76,6 +80,7 @@ def test_a_page_of_images(written):
     assert "5 runs of 2 steps: 2 methods, 3 guidance scales s" in page.text
     assert "1 of 6 cells are still to run" in page.text
     assert "threestudio-asd compare --out <here>" in page.text
+    assert "; an abacus, 10 beads; judge" in page.text and "1234" in page.text
     pictures = [v for k, v in page.attributes if k == "src"]
     assert len(pictures) == 5 and all(v.startswith("data:image/png;base64,") for v in pictures)
     assert "Meshes" not in page.text and "canvas" not in path.read_text()

@@ -2,14 +2,11 @@
 
 import base64
 import math
-import os
 import platform
 from collections.abc import Sequence
 from html import escape
 from importlib import metadata
 from pathlib import Path
-
-import torch
 
 from threestudio_asd import __version__
 from threestudio_asd.files import written_whole
@@ -68,7 +65,7 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         _figures(grid, summary),
         _curves(grid, summary) if len(grid.cfg.scales) > 1 else "",
         _costs(grid, summary),
-        _commands(commands),
+        _commands(commands, summary),
     ]
     path = out / "index.html"
     with written_whole(path) as partial:
@@ -225,28 +222,22 @@ def _costs(grid: Grid, summary: Summary) -> str:
     rows = []
     for method in grid.rows:
         costs = summary.costs(method)
-        rows.append([escape(method), *("-" if v is None else f"{v:.3g}" for v in costs.values())])
+        rows.append([escape(method), *(_number(value) for value in costs.values())])
     titles = ("seconds", "UNet evaluations per step and picture", "peak memory, MB", "diverged")
     head = ["mean of the runs", *titles[: len(COSTS)]]
     return "<h2>Cost</h2>" + _table(head, rows)
 
 
-def _commands(commands: Sequence[str]) -> str:
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _commands(commands: Sequence[str], summary: Summary) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name(0)
-    else:
-        device = f"CPU ({_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    machines = sorted({r["machine"] for r in summary.records.values() if "machine" in r})
     lines = (
-        f"threestudio-asd {__version__}, Python {platform.python_version()}, {versions}; {device}; "
-        f"judge {load_report()['sha256'][:12]}"
+        f"threestudio-asd {__version__}, Python {platform.python_version()}, {versions}; "
+        f"{'; '.join(machines)}; judge {load_report()['sha256'][:12]}"
     )
     shown = escape("\n".join(commands))
     return f"<h2>How it was made</h2><pre>{shown}</pre><p>{escape(lines)}</p>"
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -19,7 +19,7 @@ from threestudio_asd.studio.checkpoint import save_atomically
 from threestudio_asd.studio.device import get_device, keep_freed_memory
 from threestudio_asd.teachers.cache import models_read_once
 
-from . import measure
+from . import machine, measure
 from .grid import Cell, Grid, make_folder
 from .progress import Progress
 from .records import (
@@ -109,6 +109,7 @@ def run_cell(
         "effective_scale": grid.effective_scale(cell.method, cell.scale),
         "config_hash": grid.config_hash(cell),
         **measure.figures(outcome, cell.prompt),
+        "machine": machine.describe(),
         "seconds_in_all": round(time.perf_counter() - began, 2),
     }
     write_record(cell_file(out, cell, "json"), record)

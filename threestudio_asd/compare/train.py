@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.device import get_device
 from threestudio_asd.studio.models.exporter.formats import to_trimesh
 from threestudio_asd.studio.models.exporter.mesh_exporter import color_vertices
 from threestudio_asd.studio.registry import find
@@ -23,6 +22,7 @@ from threestudio_asd.studio.run import assemble
 from threestudio_asd.studio.trainer import clear_errors
 from threestudio_asd.tiny.render import EVAL_SIZE
 
+from . import machine
 from .views import render_fixed_views, render_turntable
 
 PATIENCE = 10  # steps in a row that are not finite
@@ -158,7 +158,7 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
     watch = _Watch(half=steps // 2, on_step=on_step)
     options = {"max_steps": steps, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     options |= {"precision": cfg.trainer.get("precision", 32), "default_root_dir": str(folder)}
-    _forget_peak_memory()
+    machine.forget_peak_memory()
     trainer, system = assemble(cfg, data, folder, options, [watch], [])
     with clear_errors():
         trainer.fit(system, datamodule=data)
@@ -175,27 +175,7 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
         weights=watch.weights,
         seconds=watch.seconds,
         unet_evaluations=watch.passes / items if watch.passes else None,
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=machine.peak_memory_mb(),
         nonfinite_steps=system.nonfinite_total,
         critic_error=watch.critic_error,
     )
-
-
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
-def _forget_peak_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif _CLEAR_REFS.exists():
-        _CLEAR_REFS.write_text("5")  # Linux: the peak starts from here
-
-
-def _peak_memory_mb() -> float | None:
-    """Since :func:`_forget_peak_memory`."""
-    if get_device().type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    if not _CLEAR_REFS.exists():
-        return None
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    return int(line.split()[1]) / 1024

@@ -1,0 +1,44 @@
+"""What ran a cell."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from threestudio_asd.studio.device import get_device
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def describe() -> str:
+    """The GPU, or the processor with the number of threads that compute."""
+    if get_device().type == "cuda":
+        return torch.cuda.get_device_name(0)
+    threads = torch.get_num_threads()
+    return f"{_processor()} ({os.cpu_count()} cores), {threads} thread{'s' * (threads > 1)}"
+
+
+def forget_peak_memory() -> None:
+    """Let the peak of :func:`peak_memory_mb` begin here, where the system can."""
+    if get_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")
+
+
+def peak_memory_mb() -> float | None:
+    """Of the GPU, or of this process, since :func:`forget_peak_memory`; None if not known."""
+    if get_device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if not _CLEAR_REFS.exists():
+        return None
+    (line,) = (x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
