@@ -10,6 +10,7 @@ from contract import (
     prompting,
     rendering,
     scheduling,
+    tetrahedra,
     training,
     trial,
 )
@@ -31,6 +32,7 @@ ENTRIES = (
     "stable-diffusion-guidance",
     "stable-diffusion-prompt-processor",
     "stable-diffusion-vsd-guidance",
+    "tetrahedra-sdf-grid",
 )
 
 
@@ -56,6 +58,7 @@ def collect(host: Host, scratch: Path) -> dict[str, Any]:
         "pictures": pictures.pictures(host, scratch),
         "activations": rendering.activations(host),
         "geometries": rendering.geometries(host),
+        "tetrahedra": tetrahedra.tetrahedra(host),
         "materials": rendering.materials(host),
         "backgrounds": rendering.backgrounds(host),
         "renders": rendering.renders(host),

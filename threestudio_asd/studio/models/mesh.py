@@ -1,5 +1,6 @@
 """A triangle mesh as tensors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from threestudio_asd.studio import log
+from threestudio_asd.studio.models.mesh_uv import unwrap
 
 
 class Mesh:
@@ -24,6 +26,8 @@ class Mesh:
         self.extras = extras
         self._v_nrm: Tensor | None = None
         self._v_rgb: Tensor | None = None
+        self._edges: Tensor | None = None
+        self._uv: tuple[Tensor, Tensor] | None = None
 
     def add_extra(self, key: str, value: Any) -> None:
         self.extras[key] = value
@@ -57,6 +61,54 @@ class Mesh:
         )
         flat = (total * total).sum(-1, keepdim=True) <= 1e-20
         return F.normalize(torch.where(flat, total.new_tensor([0.0, 0.0, 1.0]), total), dim=-1)
+
+    @property
+    def edges(self) -> Int[Tensor, "Ne 2"]:
+        """Each edge once, its lower vertex first."""
+        if self._edges is None:
+            pairs = self.t_pos_idx[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=-1).values
+            n = len(self.v_pos)
+            key = torch.unique(pairs[:, 0] * n + pairs[:, 1])
+            self._edges = torch.stack([key // n, key % n], dim=-1)
+        return self._edges
+
+    def normal_consistency(self) -> Float[Tensor, ""]:
+        """Mean over edges of 1 - cos of the angle between the normals at the edge's ends."""
+        ends = self.v_nrm[self.edges]
+        return (1 - F.cosine_similarity(ends[:, 0], ends[:, 1], dim=-1)).mean()
+
+    def laplacian(self) -> Float[Tensor, ""]:
+        """Mean over vertices of |sum over neighbours of (vertex - neighbour)|, the uniform
+        Laplacian; in scene units, not divided by the number of neighbours."""
+        first, second = self.edges.unbind(-1)
+        step = self.v_pos[first] - self.v_pos[second]
+        total = torch.zeros_like(self.v_pos).index_add(0, first, step).index_add(0, second, -step)
+        return total.norm(dim=-1).mean()
+
+    @property
+    def v_tex(self) -> Float[Tensor, "Nt 2"]:
+        """Texture coordinates in [0, 1], from the upper left; made at the first use."""
+        return self._unwrapped()[0]
+
+    @property
+    def t_tex_idx(self) -> Int[Tensor, "Nf 3"]:
+        """Texture coordinates of each triangle's corners, as rows of ``v_tex``."""
+        return self._unwrapped()[1]
+
+    def unwrap_uv(
+        self,
+        xatlas_chart_options: Mapping[str, Any] | None = None,
+        xatlas_pack_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Cut the surface into charts and lay these out; see :func:`mesh_uv.unwrap`."""
+        self._uv = unwrap(
+            self.v_pos, self.t_pos_idx, xatlas_chart_options or {}, xatlas_pack_options or {}
+        )
+
+    def _unwrapped(self) -> tuple[Tensor, Tensor]:
+        if self._uv is None:
+            self.unwrap_uv()
+        return self._uv
 
     def remove_outlier(self, outlier_n_faces_threshold: int | float) -> "Mesh":
         """This mesh without its small connected components.

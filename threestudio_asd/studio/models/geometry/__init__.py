@@ -1,5 +1,5 @@
 """Geometries of the bundled host; importing the package registers them."""
 
-from threestudio_asd.studio.models.geometry import implicit_volume
+from threestudio_asd.studio.models.geometry import implicit_volume, tetrahedra_sdf_grid
 
-__all__ = ["implicit_volume"]
+__all__ = ["implicit_volume", "tetrahedra_sdf_grid"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.base import BaseModule
-from threestudio_asd.studio.models.isosurface import grid_points, marching_cubes
+from threestudio_asd.studio.models.isosurface import CubeSampling, Sampling
 from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.models.ops import chunk_batch, cube_bbox
 
@@ -36,6 +36,19 @@ class BaseGeometry(BaseModule):
     def export(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Attributes at the given points, for the material's ``export``."""
         return {}
+
+
+class BaseExplicitGeometry(BaseGeometry):
+    """A surface in the cube of half side ``radius``."""
+
+    @dataclass
+    class Config(BaseGeometry.Config):
+        radius: float = 1.0
+
+    cfg: Config
+
+    def configure(self) -> None:
+        self.register_buffer("bbox", cube_bbox(self.cfg.radius))
 
 
 class BaseImplicitGeometry(BaseGeometry):
@@ -91,23 +104,28 @@ class BaseImplicitGeometry(BaseGeometry):
             raise UserError("geometry.isosurface is false; set it to true to extract a mesh.")
         if self.cfg.isosurface_method == "mt":
             log.info("isosurface_method mt: a field on a grid is meshed with marching cubes here.")
-        mesh = self._extract(self.bbox)
+        return self.isosurface_on(CubeSampling(self.cfg.isosurface_resolution))
+
+    @torch.no_grad()
+    def isosurface_on(self, sampling: Sampling) -> Mesh:
+        """:meth:`isosurface` of the field sampled otherwise; ``extras["bbox"]`` is the box."""
+        mesh = self._extract(sampling, self.bbox)
         if self.cfg.isosurface_coarse_to_fine:
             low, high = mesh.v_pos.amin(dim=0), mesh.v_pos.amax(dim=0)
             margin = 0.1 * (high - low)
             tight = torch.stack([low - margin, high + margin])
-            mesh = self._extract(torch.clamp(tight, self.bbox[0], self.bbox[1]))
+            mesh = self._extract(sampling, torch.clamp(tight, self.bbox[0], self.bbox[1]))
         return mesh
 
-    def _extract(self, bbox: Float[Tensor, "2 3"]) -> Mesh:
-        points = grid_points(bbox, self.cfg.isosurface_resolution)
+    def _extract(self, sampling: Sampling, bbox: Float[Tensor, "2 3"]) -> Mesh:
+        points = sampling.points(bbox)
         chunk = self.cfg.isosurface_chunk or DEFAULT_CHUNK
         field = chunk_batch(lambda p: self.forward_field(p)[0], chunk, points)
         threshold = self._threshold(field)
         level = self.forward_level(field, threshold)
         if not level.min() < 0 < level.max():
             raise UserError(self._no_surface(field, threshold))
-        mesh = marching_cubes(-level.view([self.cfg.isosurface_resolution] * 3), 0.0, bbox)
+        mesh = sampling.mesh(level, bbox)
         if self.cfg.isosurface_remove_outliers:
             mesh = mesh.remove_outlier(self.cfg.isosurface_outlier_n_faces_threshold)
         return mesh
