@@ -98,6 +98,25 @@ def test_built_in_conventions_are_converted(tmp_path):
     assert grid.config(one(grid, "B")).system.guidance.guidance_scale == 7.5
 
 
+def test_a_row_may_have_a_base_of_its_own(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "base: tiny/asd-nerf\ngenerator: nerf\nprompts: [a red mug]\nmethods:\n  ASD: {}\n"
+        "  SDS:\n    base: tiny/sds-nerf\n    scale_convention: threestudio-sds\n"
+        "  SDS, perp-neg:\n    base: tiny/sds-nerf\n    scale_convention: threestudio-sds\n"
+        "    overrides: {system.prompt_processor.use_perp_neg: true}\n"
+    )
+    grid = load_grid(str(file))
+    configs = {name: grid.config(one(grid, name)) for name in grid.rows}
+    types = [cfg.system.guidance_type for cfg in configs.values()]
+    assert types == ["stable-diffusion-asd-guidance"] + ["stable-diffusion-guidance"] * 2
+    assert [cfg.system.guidance.guidance_scale for cfg in configs.values()] == [7.5, 6.5, 7.5]
+    assert grid.effective_scale("SDS", 7.5) == 7.5
+    with pytest.raises(UserError, match="there is no config tiny/nothing"):
+        file.write_text("prompts: [a red mug]\nmethods: {A: {base: tiny/nothing}}\n")
+        load_grid(str(file))
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [("B", "starts from scratch; got B"), ("C", "got C"), ("nobody", "got nobody")],

@@ -35,9 +35,12 @@ class Row:
 
     overrides: dict = field(default_factory=dict)
     """Dotted keys of the base config -> values."""
+    base: str | None = None
+    """A base of its own, for a guidance whose keys are not those of the grid's base."""
     scale_key: str = "system.guidance.guidance_scale"
     scale_convention: str = "diffusers"
-    """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less."""
+    """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less; see
+    ``distill.guidance.convert_threestudio_sds_scale``."""
     rescale_gamma: float | None = None
     """Run at s' = 1 + (s - 1)(1 + gamma) with ``lambda_key`` multiplied by 1/(1 + gamma): what
     ASD at gamma equals at its critic's optimum, if the row is VSD."""
@@ -133,7 +136,7 @@ class Grid:
             weights: A checkpoint to start from; its guidance is left out.
         """
         row = self.rows[cell.method]
-        scale = self.run_scale(cell.method, cell.scale) + CONVENTIONS[row.scale_convention]
+        scale = self.run_scale(cell.method, cell.scale)
         # trainer.max_steps first: a row may still say otherwise.
         values = {"trainer.max_steps": self.cfg.steps, **self.cfg.overrides, **row.overrides}
         values |= {row.scale_key: scale, "seed": cell.seed, "use_timestamp": False, "tag": "cell"}
@@ -144,7 +147,10 @@ class Grid:
         dotted = OmegaConf.create({})
         for key, value in values.items():
             OmegaConf.update(dotted, key, value)
-        raw = read_config(find_config(self.cfg.base), **dotted)
+        raw = read_config(find_config(row.base or self.cfg.base), **dotted)
+        if not OmegaConf.select(raw, "system.prompt_processor.use_perp_neg"):
+            # With perp-neg, threestudio's SDS counts as everybody does.
+            OmegaConf.update(raw, row.scale_key, scale + CONVENTIONS[row.scale_convention])
         if row.rescale_gamma is not None:
             weight = OmegaConf.select(raw, row.lambda_key)
             if not isinstance(weight, int | float):
@@ -215,6 +221,7 @@ def _check(cfg: Any, rows: dict[str, Any]) -> None:
                 f"compare: {name}: scale_convention {row.scale_convention}; "
                 f"use {' or '.join(CONVENTIONS)}."
             )
+        find_config(row.base or cfg.base)
         if row.rescale_gamma is not None and not -1.0 < row.rescale_gamma <= 0.0:
             raise UserError(f"compare: {name}: rescale_gamma must lie in (-1, 0].")
         if row.start_from is not None:

@@ -44,7 +44,8 @@ class Outcome:
             among them where it shares the UNet; None for a guidance without a diffusers teacher.
         peak_memory_mb: of the device, or of this process on a CPU; None where it is not known.
         nonfinite_steps: how many were skipped.
-        critic_error: the critic's mean denoising error in the last step; None without a critic.
+        critic_error: the critic's mean denoising error in the last step, or its whole loss if
+            the guidance does not tell that part; None without a critic.
     """
 
     images: Float[Tensor, "N 3 64 64"]
@@ -130,7 +131,8 @@ class _Watch(pl.Callback):
         if system.nonfinite_steps >= PATIENCE:
             trainer.should_stop = True
         if trainer.should_stop or trainer.global_step >= trainer.max_steps:
-            error = trainer.callback_metrics.get("train/critic_denoise")
+            found = trainer.callback_metrics
+            error = found.get("train/critic_denoise", found.get("train/loss_lora"))
             self.critic_error = None if error is None else float(error)
 
     def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
