@@ -224,11 +224,6 @@ def test_random_numbers_depend_on_seed_and_batch_only():
     assert len(set(numbers)) == 16
 
 
-def test_geometry_conversion_is_refused_by_name():
-    with pytest.raises(UserError, match=r"system\.geometry_convert_from=x\.ckpt.*not implemented"):
-        BaseLift3DSystem({"geometry_convert_from": "x.ckpt"})
-
-
 def test_wandb_is_refused_by_name():
     with pytest.raises(UserError, match=r"system\.loggers\.wandb\.enable"):
         System({"loggers": {"wandb": {"enable": True}}})

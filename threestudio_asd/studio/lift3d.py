@@ -10,6 +10,9 @@ from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
+from threestudio_asd.studio.conversion import earlier_geometry
+from threestudio_asd.studio.device import cleanup
+from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.systems import BaseSystem
 
@@ -18,6 +21,9 @@ class BaseLift3DSystem(BaseSystem):
     """Builds ``geometry``, ``material``, ``background`` and ``renderer``; exports the scene.
 
     Each part has a key ``<part>_type``, a registered name, and a key ``<part>``, its config.
+    ``geometry_convert_from`` names a checkpoint of an earlier stage whose shape (and with
+    ``geometry_convert_inherit_texture`` whose features) the geometry starts with;
+    ``geometry_convert_override`` replaces keys of that stage's geometry config.
     """
 
     @dataclass
@@ -49,14 +55,7 @@ class BaseLift3DSystem(BaseSystem):
     cfg: Config
 
     def configure(self) -> None:
-        # As in threestudio: weights and a resumed checkpoint make the conversion unnecessary.
-        if self.cfg.geometry_convert_from and not self.cfg.weights and not self.resumed:
-            raise UserError(
-                f"system.geometry_convert_from={self.cfg.geometry_convert_from}: converting an"
-                " earlier stage's geometry is not implemented in the bundled host yet; run this"
-                " stage inside threestudio, or load the stage's own checkpoint (system.weights)."
-            )
-        self.geometry = find(self.cfg.geometry_type)(self.cfg.geometry)
+        self.geometry = self._make_geometry()
         self.material = find(self.cfg.material_type)(self.cfg.material)
         self.background = find(self.cfg.background_type)(self.cfg.background)
         self.renderer = find(self.cfg.renderer_type)(
@@ -65,6 +64,26 @@ class BaseLift3DSystem(BaseSystem):
             material=self.material,
             background=self.background,
         )
+
+    def _make_geometry(self) -> BaseGeometry:
+        """A new geometry, or one made from an earlier stage's."""
+        kind, cfg = find(self.cfg.geometry_type), self.cfg.geometry
+        # As in threestudio: weights and a resumed checkpoint make both starts unnecessary.
+        if self.resumed or self.cfg.weights:
+            return kind(cfg)
+        if not self.cfg.geometry_convert_from:
+            geometry = kind(cfg)
+            if hasattr(geometry, "initialize_shape"):
+                geometry.initialize_shape()
+            return geometry
+        earlier = earlier_geometry(
+            self.cfg.geometry_convert_from, self.cfg.geometry_convert_override
+        )
+        inherit = self.cfg.geometry_convert_inherit_texture
+        geometry = kind.create_from(earlier, cfg, copy_net=inherit)
+        del earlier
+        cleanup()
+        return geometry
 
     def on_fit_start(self) -> None:
         if self._save_dir is None:
