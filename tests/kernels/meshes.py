@@ -47,8 +47,7 @@ def sphere(rings=12, radius=0.6, dtype=torch.float64):
 
 
 def project(vertices, distance=3.0, near=0.5, far=10.0, focal=2.0):
-    """Clip space (1, Nv, 4), in float32's numbers, for a camera on the z axis."""
+    """Clip space (1, Nv, 4) for a camera on the z axis that looks at the origin."""
     x, y, depth = vertices[:, 0], vertices[:, 1], distance - vertices[:, 2]
     z = (far + near) / (far - near) * depth - 2 * far * near / (far - near)
-    pos = torch.stack([focal * x, focal * y, z, depth], dim=-1)[None]
-    return pos.float().to(vertices)
+    return torch.stack([focal * x, focal * y, z, depth], dim=-1)[None]

@@ -154,7 +154,7 @@ def test_single_precision_gradients(device):
     weights = torch.randn(1, 48, 48, 3, dtype=torch.float64, device=device)
 
     def slope(dtype):
-        pos = project(vertices).to(device, dtype).requires_grad_()
+        pos = project(vertices).float().to(device, dtype).requires_grad_()
         rast, _ = rasterize(pos, tri, (48, 48))
         image, _ = interpolate(attr[None].to(dtype), rast, tri)
         return grad((image * weights.to(dtype)).sum(), pos)[0].double()
