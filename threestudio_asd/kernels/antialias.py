@@ -52,7 +52,8 @@ def antialias(
     vertices = pos[None] if isinstance(pos, Tensor) and pos.ndim == 2 else pos
     _check(color, rast, vertices, tri, links)
     links = edge_links(tri) if links is None else links.contiguous()
-    tensors = (color.contiguous(), vertices.contiguous(), rast.contiguous(), tri.contiguous())
+    rast = rast.detach().contiguous()
+    tensors = (color.contiguous(), vertices.contiguous(), rast, tri.contiguous())
     return _Antialias.apply(*tensors, links)
 
 
