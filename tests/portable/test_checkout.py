@@ -53,12 +53,55 @@ for training in (True, False):
         print(len(found) > 4)
     print(*(float(image.detach().abs().max()) for image in found))
 """
+# A cone around the z axis, seen by the checkout's own cameras.
+RASTERISER = """
+import math
+from threestudio.models.mesh import Mesh
+from threestudio.utils.ops import get_mvp_matrix, get_projection_matrix
+from threestudio.utils.rasterize import NVDiffRasterizerContext
+
+turn = 2 * math.pi * torch.arange(12) / 12
+rim = torch.stack([0.8 * turn.cos(), 0.8 * turn.sin(), torch.full_like(turn, -0.5)], dim=-1)
+vertices = torch.cat([rim, torch.tensor([[0, 0, 0.9], [0, 0, -0.5]])]).requires_grad_()
+k = torch.arange(12)
+around = (k + 1) % 12
+faces = [(k, around, 0 * k + 12), (around, k, 0 * k + 13)]
+tri = torch.cat([torch.stack(corners, dim=-1) for corners in faces])
+geometry.isosurface = lambda: Mesh(v_pos=vertices, t_pos_idx=tri)
+renderer = threestudio.find("nvdiff-rasterizer")(
+    {"context_type": sys.argv[2]},
+    geometry=geometry,
+    material=threestudio.find("no-material")({"n_output_dims": 3}),
+    background=threestudio.find("solid-color-background")({}),
+)
+assert isinstance(renderer.ctx, NVDiffRasterizerContext)
+eye = torch.tensor([[2.5, 0.0, 0.0]])
+# Columns right, up, backward and place.
+c2w = torch.tensor([[[0.0, 0, 1, 2.5], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]])
+proj = get_projection_matrix(torch.tensor([math.radians(60)]), 1.0, 0.1, 100.0)
+mvp = get_mvp_matrix(c2w, proj)
+out = renderer(
+    mvp, camera_positions=eye, light_positions=eye, height=48, width=48, render_rgb=True
+)
+opacity = out["opacity"][0, ..., 0]
+(out["comp_rgb"].mean() + out["comp_normal"].mean() + opacity.mean()).backward()
+clip = renderer.ctx.vertex_transform(vertices, mvp)[0]
+a, b, c = (24 * clip[:, :2] / clip[:, 3:])[tri].unbind(1)
+area = 0.25 * torch.linalg.det(torch.stack([b - a, c - a], dim=-1)).abs().sum()
+rast, _ = renderer.ctx.rasterize_one(clip, tri, (48, 48))
+place, _ = renderer.ctx.interpolate_one(vertices, rast[None], tri)
+rows = (opacity > 0.5).sum(1).nonzero()
+print(rows[0].item(), rows[-1].item())
+print((opacity.sum() / area).item())
+print(vertices.grad.norm(dim=-1).min().item())
+print(place[0, 20, 24].tolist())
+"""
 
 
-def printed(code):
+def printed(code, *arguments):
     """The last lines that ``code`` prints once the checkout's geometry is there."""
     done = subprocess.run(
-        [sys.executable, "-c", GEOMETRY + code, CHECKOUT],
+        [sys.executable, "-c", GEOMETRY + code, CHECKOUT, *arguments],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -78,3 +121,18 @@ def test_rays_that_hit_nothing_are_black_and_without_gradient():
     *_, has_gradients, training, evaluating = printed(EMPTY)
     assert has_gradients == "True"
     assert {float(text) for line in (training, evaluating) for text in line.split()} == {0.0}
+
+
+@pytest.mark.parametrize("context", ["gl", "cuda"])
+def test_its_rasteriser_draws_a_cone(context):
+    *_, rows, area, slope, place = printed(RASTERISER, context)
+    # Its cameras look down on row 0. The tip is at z / (distance tan 30) = 0.62, the rim at -0.51.
+    assert rows == "10 35"
+    assert abs(float(area) - 1) < 0.01
+    assert float(slope) > 0
+    # Row 20, column 24 looks along (-1, 0.0208 tan 30, 0.1458 tan 30), which meets the cone's
+    # edge 0.8 (0.9 - z) / 1.4 at distance 2.09.
+    x, y, z = (float(text) for text in place.strip("[]").split(","))
+    assert x == pytest.approx(0.41, abs=0.01)
+    assert abs(y) == pytest.approx(0.025, abs=0.002)
+    assert z == pytest.approx(0.176, abs=0.005)
