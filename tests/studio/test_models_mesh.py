@@ -54,7 +54,11 @@ def exporter(geometry, name="mesh-exporter", **cfg):
 
 def load(path) -> trimesh.Trimesh:
     loaded = trimesh.load(path, process=False)
-    return loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
+    if isinstance(loaded, trimesh.Trimesh):
+        return loaded
+    # Not to_geometry(), which forgets the vertex colours of a mesh with a material.
+    (mesh,) = loaded.geometry.values()
+    return mesh
 
 
 def coloured_box() -> Mesh:
@@ -178,6 +182,7 @@ def test_ply_and_obj_keep_axes_and_colours(fmt, tmp_path):
     colours = loaded.visual.vertex_colors[:, :3] / 255
     np.testing.assert_allclose(colours, mesh.v_rgb, atol=1 / 255)
     assert loaded.volume == pytest.approx(6)
+    assert b"z up, front +x" in (tmp_path / f"box.{fmt}").read_bytes()[:200]
 
 
 def test_glb_is_y_up_in_metres_with_linear_colours(tmp_path):
@@ -190,8 +195,9 @@ def test_glb_is_y_up_in_metres_with_linear_colours(tmp_path):
     assert loaded.volume == pytest.approx(6, rel=1e-5)
     srgb = mesh.v_rgb.double().numpy()
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    assert loaded.visual.kind == "vertex"
-    np.testing.assert_allclose(loaded.visual.vertex_colors[:, :3] / 255, linear, atol=1 / 255)
+    colours = loaded.visual.vertex_attributes["color"]
+    np.testing.assert_allclose(colours[:, :3], linear, atol=1e-6)
+    assert loaded.visual.material.metallicFactor == 0
 
 
 @pytest.mark.parametrize("fmt", ["ply", "obj", "glb"])
@@ -208,6 +214,8 @@ def test_meshes_without_colours_and_with_normals(fmt, tmp_path):
 def test_unknown_suffix(tmp_path):
     with pytest.raises(UserError, match="glb"):
         write_mesh(tmp_path / "a.fbx", coloured_box())
+    with pytest.raises(UserError, match="use glb"):
+        write_mesh(tmp_path / "a.ply", coloured_box(), texture=torch.zeros(2, 2, 3))
 
 
 def test_exporter_colours_the_isosurface():
@@ -235,14 +243,15 @@ def test_exporter_options():
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"fmt": "obj-mtl"}, r"fmt=glb\|ply\|obj"),
-        ({"fmt": "obj", "save_uv": True}, "save_uv=false"),
-        ({"fmt": "fbx"}, r"glb\|ply\|obj"),
-        ({"texture_size": 512}, "texture_size"),
-        ({"xatlas_pack_options": {"padding": 4}}, "xatlas_pack_options"),
+        ({"fmt": "fbx"}, r"glb\|obj-mtl\|obj\|ply"),
+        ({"fmt": "obj-mtl", "save_uv": False}, "without coordinates"),
+        ({"save_uv": True, "save_texture": False}, "texture of a GLB"),
+        ({"fmt": "ply", "save_uv": True}, "save_uv=false"),
+        ({"texture_size": 0}, "texture_size"),
+        ({"texture_format": "bmp"}, "jpg or png"),
     ],
 )
-def test_exporter_names_what_is_not_implemented(cfg, words):
+def test_exporter_refuses_what_does_not_go_together(cfg, words):
     with pytest.raises(UserError, match=words):
         exporter(ball(), **cfg)
 

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+# The OBJ and PLY formats prescribe neither.
+SCENE_AXES = "z up, front +x, right-handed; 1 unit is 1 metre; sRGB colours"
+
 
 def obj_text(
     v_pos: np.ndarray,
@@ -22,7 +25,9 @@ def obj_text(
         v_nrm: (Nv, 3) normals; v_rgb: (Nv, 3) colours in [0, 1].
         v_tex: (Nt, 2) texture coordinates from the upper left; t_tex_idx: (Nf, 3) indices.
     """
-    lines = [f"mtllib {mtllib}", "g object", f"usemtl {matname}"] if matname is not None else []
+    lines = [f"# {SCENE_AXES}"]
+    if matname is not None:
+        lines += [f"mtllib {mtllib}", "g object", f"usemtl {matname}"]
     vertices = v_pos if v_rgb is None else np.concatenate([v_pos, v_rgb], axis=1)
     lines += _rows("v", vertices)
     if v_tex is not None:
@@ -42,7 +47,7 @@ def mtl_text(
     Ks: Iterable[float] = (0.0, 0.0, 0.0),
 ) -> str:
     """A material; ``maps`` maps MTL statements (``map_Kd``, ...) to file names."""
-    lines = [f"newmtl {matname}"]
+    lines = [f"# {SCENE_AXES}", f"newmtl {matname}"]
     for name, color in (("Ka", Ka), ("Kd", Kd), ("Ks", Ks)):
         if f"map_{name}" not in maps:
             lines.append(f"{name} " + " ".join(str(channel) for channel in color))

@@ -181,16 +181,17 @@ class SaverMixin:
         t_tex_idx: Any = None,
         mesh: Any = None,
         save_normal: bool = False,
+        texture: Any = None,
     ) -> str:
         """A mesh in the format of the suffix: positions and triangles (threestudio's arguments),
-        or a whole ``mesh`` with its colours."""
+        or a whole ``mesh`` with its colours or, in a GLB, a (H, W, 3) ``texture``."""
         from threestudio_asd.studio.models.exporter.formats import write_mesh
         from threestudio_asd.studio.models.mesh import Mesh
 
         if mesh is None:
             mesh = Mesh(*(torch.as_tensor(self.convert_data(x)) for x in (v_pos, t_pos_idx)))
         path = self.get_save_path(filename)
-        write_mesh(path, mesh, save_normal)
+        write_mesh(path, mesh, save_normal, texture)
         return path
 
     def save_obj(
@@ -260,7 +261,8 @@ class SaverMixin:
 
     def _write(self, filename: str, image: np.ndarray) -> str:
         path = self.get_save_path(filename)
-        Image.fromarray(image).save(path)
+        # Of JPEG; other formats take no notice.
+        Image.fromarray(image).save(path, quality=95, subsampling=0)
         return path
 
     def _write_text(self, filename: str, text: str) -> str:

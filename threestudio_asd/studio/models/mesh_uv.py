@@ -60,3 +60,79 @@ def _options(target: Any, key: str, values: Mapping[str, Any]) -> Any:
         except TypeError as error:
             raise UserError(f"system.exporter.{key}.{name}: xatlas cannot take {value}.") from error
     return target
+
+
+def texel_positions(
+    v_tex: Float[Tensor, "Nt 2"],
+    t_tex_idx: Int[Tensor, "Nf 3"],
+    v_pos: Float[Tensor, "Nv 3"],
+    t_pos_idx: Int[Tensor, "Nf 3"],
+    size: int,
+) -> tuple[Int[Tensor, "M"], Float[Tensor, "M 3"]]:
+    """Where the texels of a ``size`` x ``size`` map lie on the surface.
+
+    Returns:
+        Flat indices (row * size + column, rows from the top) of the texels whose centre a chart
+        covers, each once, and the points of the surface at these centres.
+    """
+    # Texel centres are whole numbers.
+    corners = v_tex[t_tex_idx] * size - 0.5
+    low = corners.amin(1).ceil().clamp(min=0).long()
+    high = corners.amax(1).floor().clamp(max=size - 1).long()
+    extent = (high - low + 1).clamp(min=0)
+    count = extent.prod(-1)
+    found, points = [], []
+    for part in _portions(count):
+        face = torch.repeat_interleave(part, count[part])
+        first = count[part].cumsum(0) - count[part]
+        nth = torch.arange(len(face), device=face.device) - first.repeat_interleave(count[part])
+        column = low[face, 0] + nth % extent[face, 0]
+        row = low[face, 1] + nth // extent[face, 0]
+        weights = _barycentric(corners[face], torch.stack([column, row], dim=-1))
+        inside = (weights >= -1e-5).all(-1)
+        place = v_pos[t_pos_idx[face[inside]]]
+        found.append((row * size + column)[inside])
+        points.append((weights[inside, :, None] * place).sum(1))
+    texel, inverse = torch.unique(torch.cat(found), return_inverse=True)
+    position = v_pos.new_zeros(len(texel), 3)
+    # Triangles that share an edge agree on the texels on it: any of them will do.
+    position[inverse] = torch.cat(points)
+    return texel, position
+
+
+def _portions(count: Int[Tensor, "Nf"]) -> list[Int[Tensor, "K"]]:
+    """Faces in portions of about PAIRS texels."""
+    faces = torch.arange(len(count), device=count.device)
+    portion = count.cumsum(0) // PAIRS
+    return [faces[portion == p] for p in portion.unique()]
+
+
+def _barycentric(corners: Float[Tensor, "M 3 2"], point: Int[Tensor, "M 2"]) -> Tensor:
+    """(M 3); a triangle without area contains nothing."""
+    a, b, c = (corners - point[:, None]).unbind(1)
+    areas = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=-1)
+    total = areas.sum(-1, keepdim=True)
+    return torch.where(total == 0, -1.0, areas / torch.where(total == 0, 1.0, total))
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def fill_map(
+    texel: Int[Tensor, "M"], values: Float[Tensor, "M C"], size: int
+) -> Float[Tensor, "H W C"]:
+    """A map with ``values`` at the flat indices ``texel``; every other texel takes the nearest
+    one's, so that filtering across a seam or in a smaller copy of the map meets no foreign
+    colour."""
+    from scipy.ndimage import distance_transform_edt
+
+    image = values.new_zeros(size * size, values.shape[-1])
+    image[texel] = values
+    empty = np.ones(size * size, dtype=bool)
+    empty[texel.cpu().numpy()] = False
+    nearest = distance_transform_edt(
+        empty.reshape(size, size), return_distances=False, return_indices=True
+    )
+    row, column = (torch.from_numpy(index).long().to(values.device) for index in nearest)
+    return image.view(size, size, -1)[row, column]
