@@ -59,6 +59,27 @@ def test_gradients_equal_finite_differences(device, kind):
     assert gradcheck(lambda c: antialias(c, rast, pos.detach(), tri), color)
 
 
+def test_single_precision_gradients(device):
+    """A mesh's outline and its shading, in float32, against differences in float64."""
+    vertices, tri = sphere()
+    tri, attr = tri.to(device), torch.rand(1, len(vertices), 2, dtype=torch.float64, device=device)
+    weight = torch.randn(1, 40, 40, 2, dtype=torch.float64, device=device)
+    pos = (project(vertices) + torch.tensor([0.03, 0.02, 0, 0])).float().to(device)
+
+    def brightness(pos):
+        rast, _ = rasterize(pos, tri, (40, 40))
+        image, _ = interpolate(attr.to(pos), rast, tri)
+        return (antialias(image, rast, pos, tri) * weight.to(pos)).sum()
+
+    pos.requires_grad_()
+    slope = grad(brightness(pos), pos)[0].double()
+    exact = pos.detach().double()
+    for _ in range(5):
+        step = 1e-7 * torch.randn_like(exact)
+        change = brightness(exact + step) - brightness(exact - step)
+        torch.testing.assert_close((slope * 2 * step).sum(), change, rtol=1e-3, atol=0.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_add_up_across_pixels(device, dtype):
     """The silhouette grows over many pixels' centres by the sum of its derivatives."""
