@@ -8,7 +8,8 @@ import torch
 
 from threestudio_asd.compare import summary as summaries
 from threestudio_asd.compare.grid import load_grid
-from threestudio_asd.compare.summary import Summary
+from threestudio_asd.compare.markdown import table, write_tables
+from threestudio_asd.compare.summary import MEASURES, Summary
 
 PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]
 SCALES = [1.0, 7.5, 100.0]
@@ -87,6 +88,24 @@ def test_what_should_be_the_truths_counts_by_its_distance():
     assert worst.value == pytest.approx(0.3) and mean.value == pytest.approx(0.5 / 3)
 
 
+def test_an_advantage_is_sharper_than_its_parts():
+    """Prompts differ much, the two methods little on each."""
+    rng = np.random.default_rng(2)
+    hard = {prompt: rng.normal(0, 0.2) for prompt in PROMPTS}
+    better = {"SDS": 0.0, "VSD": 0.05}
+    found = make(lambda c: float(0.5 + hard[c.prompt] + better[c.method] + rng.normal(0, 0.01)))
+    _worst, mean = found.advantage("p_pair", "VSD", "SDS")
+    assert 0 < mean.low < mean.value < mean.high
+    alone = found.robustness("p_pair", "VSD")[1]
+    assert mean.high - mean.low < 0.2 * (alone.high - alone.low)
+    assert mean.value == pytest.approx(
+        alone.value - found.robustness("p_pair", "SDS")[1].value, abs=1e-9
+    )
+    back = found.advantage("p_pair", "SDS", "VSD")[1]
+    assert back.value == pytest.approx(-mean.value)
+    assert found.advantage("kid", "VSD", "SDS")[1].low > 0  # less is better
+
+
 def test_kid_tells_the_method_that_is_near_the_truth():
     found = make(lambda cell: 0.5)
     near, far = (found.estimate("kid", method, 7.5) for method in ("VSD", "SDS"))
@@ -133,3 +152,17 @@ def test_a_row_with_a_scale_of_its_own_is_level(tmp_path):
     }
     found = Summary(grid, records, Path())
     assert [found.estimate("p_pair", "start", s).value for s in (3.0, 30.0)] == [0.8, 0.8]
+
+
+def test_the_tables_say_what_the_summary_says(tmp_path):
+    found = make(lambda cell: 0.25, keep=lambda c: (c.method, c.scale) != ("VSD", 100.0))
+    text = write_tables(found.grid, found, tmp_path).read_text()
+    title = MEASURES["p_pair"].title
+    _, section = text.split(f"## {title}\n")
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows[0] == "| method | s = 1 | s = 7.5 | s = 100 |"
+    value = "0.250 [0.250, 0.250]"
+    assert f"| SDS | {value} | {value} | {value} |" in rows
+    assert f"| VSD | {value} | {value} | - |" in rows
+    assert "| VSD over SDS | worst | - |" in text
+    assert table(["a"], [["x | y"]]).splitlines()[-1] == "| x \\| y |"

@@ -42,6 +42,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     for module in plugins:
         importlib.import_module(module)
     from threestudio_asd.compare.grid import load_grid
+    from threestudio_asd.compare.markdown import write_tables
     from threestudio_asd.compare.page import write_page
     from threestudio_asd.compare.records import finished
     from threestudio_asd.compare.runner import default_jobs, require_complete, run_grid
@@ -59,7 +60,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     require_complete(grid, records)
     summary = Summary(grid, records, out / "truth")
     page = write_page(grid, summary, out, [shlex.join(["threestudio-asd", "compare", *argv])])
-    print(page)
+    print(f"{write_tables(grid, summary, out)}\n{page}")
     return 0
 
 

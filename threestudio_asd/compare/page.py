@@ -1,7 +1,6 @@
 """The page: one HTML file that needs nothing else."""
 
 import base64
-import math
 import platform
 from collections.abc import Sequence
 from html import escape
@@ -14,8 +13,9 @@ from threestudio_asd.tiny.judge import load_report
 
 from .charts import Curve, chart
 from .grid import Cell, Grid
+from .markdown import text
 from .records import cell_file
-from .summary import COSTS, MEASURES, QUALITY, Estimate, Summary
+from .summary import COSTS, MEASURES, QUALITY, Summary
 from .viewer import STYLE as VIEWER_STYLE
 from .viewer import viewer
 
@@ -92,14 +92,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _text(estimate: Estimate | None) -> str:
-    if estimate is None or not math.isfinite(estimate.value):
-        return "-"
-    if not math.isfinite(estimate.low):
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML; the first of each row is its title."""
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
@@ -121,7 +113,7 @@ def _robustness(grid: Grid, summary: Summary) -> str:
         rows = []
         for method in grid.rows:
             found = [summary.robustness(name, method) for name in names]
-            rows.append([escape(method), *(_text(f and f[index]) for f in found)])
+            rows.append([escape(method), *(text(f and f[index]) for f in found)])
         head = [f"{title} of the scales", *(escape(MEASURES[n].title) for n in names)]
         sections.append(_table(head, rows))
     note = "Saturation and sharpness count by their distance from the truth's. A method appears "
@@ -177,7 +169,7 @@ def _figures(grid: Grid, summary: Summary) -> str:
         if name not in summary.values:
             continue
         rows = [
-            [escape(m), *(_text(summary.estimate(name, m, s)) for s in grid.cfg.scales)]
+            [escape(m), *(text(summary.estimate(name, m, s)) for s in grid.cfg.scales)]
             for m in grid.rows
         ]
         body = _table(["", *(f"s = {s:g}" for s in grid.cfg.scales)], rows)

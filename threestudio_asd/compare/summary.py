@@ -85,6 +85,22 @@ class Summary:
 
         Measures whose best is 0 count by their distance from it.
         """
+        curves = self._robustness(name, method)
+        return None if curves is None else tuple(map(self._estimate, curves))
+
+    def advantage(self, name: str, method: str, other: str) -> tuple[Estimate, Estimate] | None:
+        """By how much ``method`` is better than ``other``: the differences of (worst, mean).
+
+        Both are drawn together, so that what is hard for both does not widen the interval.
+        """
+        ours, theirs = self._robustness(name, method), self._robustness(name, other)
+        if ours is None or theirs is None:
+            return None
+        sign = 1.0 if MEASURES[name].better > 0 else -1.0
+        return tuple(self._estimate(sign * (a - b)) for a, b in zip(ours, theirs, strict=True))
+
+    def _robustness(self, name: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(worst, mean) over the scales, each (resamples + 1,)."""
         found = self.values.get(name, {})
         curves = [found.get((method, float(s))) for s in self.grid.cfg.scales]
         if any(curve is None for curve in curves):
@@ -92,8 +108,7 @@ class Summary:
         stack = np.stack(curves)
         better = MEASURES[name].better
         stack = np.abs(stack) if better == 0 else stack
-        worst = stack.min(0) if better > 0 else stack.max(0)
-        return self._estimate(worst), self._estimate(stack.mean(0))
+        return (stack.min(0) if better > 0 else stack.max(0)), stack.mean(0)
 
     def costs(self, method: str) -> dict[str, float | None]:
         """Means over the method's cells; ``diverged`` is a share."""
