@@ -56,7 +56,16 @@ setup(
             "typeguard>=4",
             "xatlas>=0.0.8",
         ],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "beartype>=0.18", "ruff>=0.6", "build>=1.2"],
+        # Texture coordinates of exported meshes.
+        "textures": ["xatlas>=0.0.8"],
+        "dev": [
+            "xatlas>=0.0.8",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "beartype>=0.18",
+            "ruff>=0.6",
+            "build>=1.2",
+        ],
     },
     entry_points={"console_scripts": ["threestudio-asd=threestudio_asd.cli.main:main"]},
     classifiers=[

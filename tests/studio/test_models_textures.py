@@ -10,6 +10,7 @@ import trimesh
 from test_models_mesh import BBOX, Ball, ball, exporter, load
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.studio.models import mesh_uv
 from threestudio_asd.studio.models.exporter.check import check_mesh
 from threestudio_asd.studio.models.exporter.formats import Z_UP_TO_Y_UP
 from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
@@ -244,6 +245,22 @@ def test_charts_and_options_of_xatlas():
         box.unwrap_uv({}, {"paddin": 4})
     with pytest.raises(UserError, match=r"xatlas_chart_options\.max_cost"):
         box.unwrap_uv({"max_cost": "much"}, {})
+
+
+def test_many_triangles_are_cut_apart(monkeypatch, caplog):
+    pytest.importorskip("xatlas")
+    box = from_trimesh(trimesh.creation.icosphere(subdivisions=2))
+    box.unwrap_uv()
+    again = Mesh(box.v_pos, box.t_pos_idx)
+    monkeypatch.setattr(mesh_uv, "MANY", 0)
+    monkeypatch.setattr(mesh_uv, "INTERVAL", 0.01)
+    with caplog.at_level("INFO", logger="threestudio_asd"):
+        again.unwrap_uv()
+    assert torch.equal(again.v_tex, box.v_tex) and torch.equal(again.t_tex_idx, box.t_tex_idx)
+    assert "Cutting 320 triangles" in caplog.text and "cutting charts: 0 s" in caplog.text
+    monkeypatch.setattr(mesh_uv.xatlas_charts, "__file__", "/nowhere.py")
+    with pytest.raises(UserError, match="xatlas failed"):
+        Mesh(box.v_pos, box.t_pos_idx).unwrap_uv()
 
 
 def test_without_xatlas_the_message_says_so(monkeypatch):

@@ -1,6 +1,14 @@
 """Texture coordinates for a mesh, and texture maps filled from a field on its surface."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +17,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.studio import log
+from threestudio_asd.studio.models import xatlas_charts
+from threestudio_asd.studio.models.xatlas_charts import charts
 
-# Texels kept free around each chart, and pairs of texel and triangle looked at in one go.
+# Texels kept free around each chart.
 PADDING = 2
+# Pairs of texel and triangle looked at in one go.
 PAIRS = 2**21
+# Triangles from which on xatlas takes long (some 3,000 a second), and seconds between two lines.
+MANY = 10_000
+INTERVAL = 10.0
 
 
 def unwrap(
@@ -27,7 +42,7 @@ def unwrap(
         chart_options, pack_options: attributes of xatlas' ChartOptions and PackOptions.
 
     Raises:
-        UserError: xatlas is not installed, or has no such option.
+        UserError: xatlas is not installed, has no such option, or fails.
     """
     try:
         import xatlas
@@ -36,21 +51,20 @@ def unwrap(
             "Textures need xatlas, which cannot be imported: pip install xatlas, or export vertex "
             "colours (system.exporter.fmt=glb with save_uv=false)."
         ) from error
-    charts = _options(xatlas.ChartOptions(), "xatlas_chart_options", chart_options)
-    given = {"padding": PADDING, "create_image": False, **pack_options}
-    packing = _options(xatlas.PackOptions(), "xatlas_pack_options", given)
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(v_pos.detach().cpu().float().numpy(), t_pos_idx.cpu().numpy().astype(np.uint32))
-    atlas.generate(charts, packing)
-    _, corners, coordinates = atlas.get_mesh(0)
-    device = v_pos.device
-    return (
-        torch.from_numpy(np.ascontiguousarray(coordinates, dtype=np.float32)).to(device),
-        torch.from_numpy(corners.astype(np.int64)).to(device),
+    pack_options = {"padding": PADDING, "create_image": False, **pack_options}
+    _check_options(xatlas.ChartOptions(), "xatlas_chart_options", chart_options)
+    _check_options(xatlas.PackOptions(), "xatlas_pack_options", pack_options)
+    made = charts if len(t_pos_idx) < MANY else charts_apart
+    coordinates, corners = made(
+        v_pos.detach().cpu().float().numpy(),
+        t_pos_idx.cpu().numpy().astype(np.uint32),
+        chart_options,
+        pack_options,
     )
+    return torch.from_numpy(coordinates).to(v_pos), torch.from_numpy(corners).to(v_pos.device)
 
 
-def _options(target: Any, key: str, values: Mapping[str, Any]) -> Any:
+def _check_options(target: Any, key: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         known = [n for n in dir(target) if not n.startswith("_")]
         if name not in known:
@@ -59,7 +73,45 @@ def _options(target: Any, key: str, values: Mapping[str, Any]) -> Any:
             setattr(target, name, value)
         except TypeError as error:
             raise UserError(f"system.exporter.{key}.{name}: xatlas cannot take {value}.") from error
-    return target
+
+
+def charts_apart(
+    v_pos: np.ndarray,
+    faces: np.ndarray,
+    chart_options: Mapping[str, Any],
+    pack_options: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`xatlas_charts.charts` in a process of its own.
+
+    xatlas holds Python's lock as long as it works: in this process neither a line of progress nor
+    Ctrl-C would get through.
+    """
+    log.info("Cutting %d triangles into charts", len(faces))
+    options = json.dumps([dict(chart_options), dict(pack_options)])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        np.savez(given, v_pos=v_pos, faces=faces, options=options)
+        command = [sys.executable, xatlas_charts.__file__, str(given), str(found)]
+        process = subprocess.Popen(command, env=environment)
+        start = time.monotonic()
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(INTERVAL)
+                    break
+                log.info("cutting charts: %.0f s", time.monotonic() - start)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            raise UserError(
+                f"xatlas failed on the mesh (exit code {process.returncode}): export vertex "
+                "colours (system.exporter.fmt=glb with save_uv=false), or a coarser mesh with "
+                "a lower system.geometry.isosurface_resolution."
+            )
+        with np.load(found) as result:
+            return result["coordinates"], result["corners"]
 
 
 def texel_positions(

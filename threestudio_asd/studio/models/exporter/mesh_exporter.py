@@ -22,8 +22,6 @@ from threestudio_asd.studio.registry import register
 FORMATS = ("glb", "obj-mtl", "obj", "ply")
 # The material's attributes by the MTL statement that carries them.
 MAPS = {"albedo": "map_Kd", "bump": "map_Bump", "metallic": "map_Pm", "roughness": "map_Pr"}
-# Triangles from which on xatlas takes many seconds, in which it can report nothing.
-MANY = 20_000
 
 
 @register("mesh-exporter")
@@ -97,9 +95,6 @@ class MeshExporter(Exporter):
         return [self._obj(mesh, maps) if "obj" in self.cfg.fmt else self._mesh(mesh, maps)]
 
     def _unwrap(self, mesh: Mesh) -> None:
-        n = len(mesh.t_pos_idx)
-        if n > MANY:
-            log.info("Cutting %d triangles into charts; this can take a minute or more", n)
         packing = {"resolution": self.cfg.texture_size, **self.cfg.xatlas_pack_options}
         mesh.unwrap_uv(self.cfg.xatlas_chart_options, packing)
         log.info("Texture coordinates: %d for %d vertices", len(mesh.v_tex), len(mesh.v_pos))
