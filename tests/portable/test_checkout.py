@@ -96,6 +96,42 @@ print((opacity.sum() / area).item())
 print(vertices.grad.norm(dim=-1).min().item())
 print(place[0, 20, 24].tolist())
 """
+# A sphere of tetrahedra becomes a box, by its silhouette from one side.
+SILHOUETTE = """
+import math, os
+from threestudio.utils.ops import get_mvp_matrix, get_projection_matrix
+
+os.chdir(checkout)
+geometry = threestudio.find("tetrahedra-sdf-grid")(
+    {"isosurface_resolution": 32, "shape_init": "sphere", "shape_init_params": 0.5}
+)
+geometry.initialize_shape()
+renderer = threestudio.find("nvdiff-rasterizer")(
+    {},
+    geometry=geometry,
+    material=threestudio.find("no-material")({"n_output_dims": 3}),
+    background=threestudio.find("solid-color-background")({}),
+)
+eye = torch.tensor([[2.5, 0.0, 0.0]])
+c2w = torch.tensor([[[0.0, 0, 1, 2.5], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]])
+proj = get_projection_matrix(torch.tensor([math.radians(60)]), 1.0, 0.1, 100.0)
+y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+target = ((x - 32).abs() < 14) & ((y - 32).abs() < 10)
+adam = torch.optim.Adam([geometry.sdf, geometry.deformation], lr=5e-3)
+for step in range(40):
+    out = renderer(
+        get_mvp_matrix(c2w, proj), camera_positions=eye, light_positions=eye, height=64, width=64,
+        render_rgb=False,
+    )
+    opacity = out["opacity"][0, ..., 0]
+    seen = opacity > 0.5
+    if step in (0, 39):
+        print(((seen & target).sum() / (seen | target).sum()).item())
+    adam.zero_grad()
+    loss = (opacity - target.float()).square().mean() + 0.01 * out["mesh"].normal_consistency()
+    loss.backward()
+    adam.step()
+"""
 
 
 def printed(code, *arguments):
@@ -136,3 +172,11 @@ def test_its_rasteriser_draws_a_cone(context):
     assert x == pytest.approx(0.41, abs=0.01)
     assert abs(y) == pytest.approx(0.025, abs=0.002)
     assert z == pytest.approx(0.176, abs=0.005)
+
+
+def test_its_tetrahedra_take_the_shape_of_a_silhouette():
+    if not os.path.exists(os.path.join(CHECKOUT, "load/tets/32_tets.npz")):
+        pytest.skip("the checkout has no load/tets/32_tets.npz")
+    *_, before, after = printed(SILHOUETTE)
+    assert float(before) < 0.7
+    assert float(after) > 0.95
