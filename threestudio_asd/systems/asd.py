@@ -10,16 +10,17 @@ from torch import Tensor
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 
-from .nerf import NeRFSystem
+from .text_to_3d import TextTo3DSystem
 
 
 @host.register("asd-system")
-class ASDSystem(NeRFSystem):
+class ASDSystem(TextTo3DSystem):
     """Text-to-3D by score distillation; also registered as ``nerf-system-asd``, the fork's name."""
 
     @dataclass
     class Config(host.BaseLift3DSystem.Config):
         stage: str = "coarse"
+        """coarse, geometry or texture."""
         visualize_samples: bool = False
         guidance_eval: bool = False
         """Save what teacher and critic make of the current render every 200 steps."""
@@ -42,7 +43,7 @@ class ASDSystem(NeRFSystem):
             self._anneal_timesteps()
         loss, found = self.guide(out, batch, guidance_eval=evaluate)
         if evaluate:
-            self._save_evaluation(out["comp_rgb"].detach(), found["eval"])
+            self._save_evaluation(self.guided_images(out).detach(), found["eval"])
         return {"loss": loss}
 
     def _anneal_timesteps(self) -> None:

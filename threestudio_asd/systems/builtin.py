@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 
-from .nerf import NeRFSystem
+from .text_to_3d import TextTo3DSystem
 
 
 @host.register("dreamfusion-system")
-class DreamFusion(NeRFSystem):
+class DreamFusion(TextTo3DSystem):
     """Text-to-3D by a guidance that learns nothing (DreamFusion, arXiv:2209.14988).
 
     The guidance is built when training starts, as in threestudio: testing and exporting read no
@@ -43,7 +43,7 @@ class DreamFusion(NeRFSystem):
 
 
 @host.register("prolificdreamer-system")
-class ProlificDreamer(NeRFSystem):
+class ProlificDreamer(TextTo3DSystem):
     """Text-to-3D by a guidance that may train a critic (ProlificDreamer, arXiv:2305.16213)."""
 
     @dataclass

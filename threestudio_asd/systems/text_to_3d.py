@@ -1,5 +1,10 @@
-"""A NeRF that a guidance shapes: what the registered 3D systems share."""
+"""A 3D scene that a guidance shapes, stage by stage: what the registered 3D systems share.
 
+As in ProlificDreamer (arXiv:2305.16213): ``coarse`` shapes and colours a NeRF, ``geometry`` the
+shape of a mesh by pictures of its normals, ``texture`` the colours of a mesh whose shape stays.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -10,19 +15,24 @@ from threestudio_asd.errors import UserError
 from .guided import guidance_losses, log_weights, train_critic
 from .losses import opaque_loss, orientation_loss, sparsity_loss, z_variance_loss
 
+STAGES = ("coarse", "geometry", "texture")
 
-class NeRFSystem(host.BaseLift3DSystem):
+
+class TextTo3DSystem(host.BaseLift3DSystem):
     """Rendering, losses and pictures; subclasses say when the guidance is built and asked.
 
     Works with any guidance that returns ``loss_*`` terms: each is weighted by ``loss.lambda_*``.
     """
 
+    @property
+    def stage(self) -> str:
+        """One of ``STAGES``; systems without the key have the coarse one alone."""
+        return getattr(self.cfg, "stage", "coarse")
+
     def refuse_unimplemented(self) -> None:
         """Raises UserError for the stages and options of ``cfg`` that this host cannot run."""
-        if self.cfg.stage != "coarse":
-            raise UserError(
-                f"system.stage '{self.cfg.stage}' is not implemented; use system.stage=coarse."
-            )
+        if self.stage not in STAGES:
+            raise UserError(f"system.stage is '{self.stage}'; use {'|'.join(STAGES)}.")
         if self.cfg.visualize_samples:
             raise UserError("system.visualize_samples is not implemented; set it to false.")
 
@@ -34,30 +44,45 @@ class NeRFSystem(host.BaseLift3DSystem):
         self.guidance = host.find(self.cfg.guidance_type)(self.cfg.guidance)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.stage == "geometry":
+            return self.renderer(**batch, render_rgb=False)
         return self.renderer(**batch)
 
     def guide(
         self, out: dict[str, Any], batch: dict[str, Any], **options: bool
     ) -> tuple[Tensor, dict[str, Any]]:
         """The weighted loss of the renders ``out``, logged, and what the guidance returned."""
-        train_critic(self, out["comp_rgb"], batch)
-        found = self.guidance(
-            out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False, **options
-        )
+        images = self.guided_images(out)
+        train_critic(self, images, batch)
+        found = self.guidance(images, self.prompt_utils, **batch, rgb_as_latents=False, **options)
         loss = guidance_losses(self, found) + self._regularisation(out)
         log_weights(self)
         return loss, found
 
+    def guided_images(self, out: dict[str, Any]) -> Tensor:
+        """Those of the renders ``out`` that the guidance judges, (B, H, W, 3) in [0, 1]."""
+        return out["comp_normal" if self.stage == "geometry" else "comp_rgb"]
+
+    def _regularisers(self, out: dict[str, Any]) -> dict[str, Callable[[], Tensor]]:
+        """The terms of the present stage."""
+        if self.stage == "coarse":
+            return {
+                "sparsity": lambda: sparsity_loss(out["opacity"]),
+                "opaque": lambda: opaque_loss(out["opacity"]),
+                "orient": lambda: self._orientation(out),
+                "z_variance": lambda: z_variance_loss(out["z_variance"], out["opacity"]),
+            }
+        if self.stage == "geometry":
+            return {
+                "normal_consistency": lambda: self._mesh(out).normal_consistency(),
+                "laplacian_smoothness": lambda: self._mesh(out).laplacian(),
+            }
+        return {}
+
     def _regularisation(self, out: dict[str, Any]) -> Tensor:
-        """The weighted regularisers of the coarse stage; a term of weight 0 is not computed."""
-        terms = {
-            "sparsity": lambda: sparsity_loss(out["opacity"]),
-            "opaque": lambda: opaque_loss(out["opacity"]),
-            "orient": lambda: self._orientation(out),
-            "z_variance": lambda: z_variance_loss(out["z_variance"], out["opacity"]),
-        }
+        """The weighted regularisers; a term of weight 0 is not computed."""
         total = out["opacity"].new_zeros(())
-        for name, compute in terms.items():
+        for name, compute in self._regularisers(out).items():
             weight = self.C(self.cfg.loss.get(f"lambda_{name}", 0.0))
             if weight > 0:
                 value = compute()
@@ -72,6 +97,14 @@ class NeRFSystem(host.BaseLift3DSystem):
                 "finite_difference, pred or analytic, or lambda_orient to 0."
             )
         return orientation_loss(out["weights"], out["normal"], out["t_dirs"], out["opacity"])
+
+    def _mesh(self, out: dict[str, Any]) -> Any:
+        if "mesh" not in out:
+            raise UserError(
+                "system.stage=geometry needs a renderer that draws meshes; set "
+                "system.renderer_type=nvdiff-rasterizer."
+            )
+        return out["mesh"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._save_view(batch, f"it{self.true_global_step}-{int(batch['index'][0])}.png", "val")
@@ -96,9 +129,12 @@ class NeRFSystem(host.BaseLift3DSystem):
         )
 
     def _save_view(self, batch: dict[str, Any], filename: str, phase: str) -> None:
-        """Colours, normals where there are any, and opacity, side by side."""
+        """Colours and normals where there are any, and opacity, side by side."""
         out = self(batch)
-        images = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": {"data_format": "HWC"}}]
+        images = []
+        if "comp_rgb" in out:
+            kwargs = {"data_format": "HWC"}
+            images.append({"type": "rgb", "img": out["comp_rgb"][0], "kwargs": kwargs})
         if "comp_normal" in out:
             kwargs = {"data_format": "HWC", "data_range": (0, 1)}
             images.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": kwargs})
