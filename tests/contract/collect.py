@@ -6,6 +6,7 @@ from typing import Any
 from contract import (
     cameras,
     definitions,
+    drawing,
     pictures,
     prompting,
     rendering,
@@ -26,6 +27,7 @@ ENTRIES = (
     "nerf-volume-renderer",
     "neural-environment-map-background",
     "no-material",
+    "nvdiff-rasterizer",
     "prolificdreamer-system",
     "random-camera-datamodule",
     "solid-color-background",
@@ -59,6 +61,7 @@ def collect(host: Host, scratch: Path) -> dict[str, Any]:
         "activations": rendering.activations(host),
         "geometries": rendering.geometries(host),
         "tetrahedra": tetrahedra.tetrahedra(host),
+        "drawings": drawing.drawings(host),
         "materials": rendering.materials(host),
         "backgrounds": rendering.backgrounds(host),
         "renders": rendering.renders(host),
