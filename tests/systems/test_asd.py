@@ -42,7 +42,7 @@ def test_guidance_update_lowers_the_largest_timestep(launch, logged):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("system.stage=paint", "system.stage 'paint'"),
+        ("system.stage=paint", "system.stage is 'paint'"),
         ("system.visualize_samples=true", "visualize_samples is not implemented"),
         ("system.guidance_update=true", "cannot follow a schedule"),
         ("system.loss.lambda_orient=1", "needs normals; set system.geometry.normal_type"),

@@ -75,7 +75,7 @@ def test_images_by_threestudios_sds(launch, logged):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((PROLIFIC, "system.stage=geometry"), "system.stage 'geometry' is not implemented"),
+        ((PROLIFIC, "system.stage=geometry"), "needs a renderer that draws meshes"),
         ((PROLIFIC, "system.visualize_samples=true"), "visualize_samples is not implemented"),
         ((PROLIFIC, "system.guidance_eval=true"), "unknown config key system.guidance_eval"),
         ((DREAMFUSION,), "unknown config key system.stage"),

@@ -61,7 +61,7 @@ class TextTo3DSystem(host.BaseLift3DSystem):
 
     def guided_images(self, out: dict[str, Any]) -> Tensor:
         """Those of the renders ``out`` that the guidance judges, (B, H, W, 3) in [0, 1]."""
-        return out["comp_normal" if self.stage == "geometry" else "comp_rgb"]
+        return self._of_mesh(out, "comp_normal") if self.stage == "geometry" else out["comp_rgb"]
 
     def _regularisers(self, out: dict[str, Any]) -> dict[str, Callable[[], Tensor]]:
         """The terms of the present stage."""
@@ -74,8 +74,8 @@ class TextTo3DSystem(host.BaseLift3DSystem):
             }
         if self.stage == "geometry":
             return {
-                "normal_consistency": lambda: self._mesh(out).normal_consistency(),
-                "laplacian_smoothness": lambda: self._mesh(out).laplacian(),
+                "normal_consistency": lambda: self._of_mesh(out, "mesh").normal_consistency(),
+                "laplacian_smoothness": lambda: self._of_mesh(out, "mesh").laplacian(),
             }
         return {}
 
@@ -98,13 +98,13 @@ class TextTo3DSystem(host.BaseLift3DSystem):
             )
         return orientation_loss(out["weights"], out["normal"], out["t_dirs"], out["opacity"])
 
-    def _mesh(self, out: dict[str, Any]) -> Any:
-        if "mesh" not in out:
+    def _of_mesh(self, out: dict[str, Any], key: str) -> Any:
+        if key not in out:
             raise UserError(
                 "system.stage=geometry needs a renderer that draws meshes; set "
                 "system.renderer_type=nvdiff-rasterizer."
             )
-        return out["mesh"]
+        return out[key]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._save_view(batch, f"it{self.true_global_step}-{int(batch['index'][0])}.png", "val")
