@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PROMPT ?= a red mug
 
-.PHONY: setup demo compare test test-e2e lint clean
+.PHONY: setup demo demo-full compare test test-e2e lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ setup: $(VENV)/.ready
 
 demo: setup
 	$(BIN)/threestudio-asd demo --prompt "$(PROMPT)"
+
+# NeRF, geometry and texture.
+demo-full: setup
+	$(BIN)/threestudio-asd demo --full --prompt "$(PROMPT)"
 
 # Goes on from the cells that are there; the page is outputs/compare/2d/index.html.
 compare: setup

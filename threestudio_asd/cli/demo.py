@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from threestudio_asd.cli.stages import TINY, plan, run_stages
 from threestudio_asd.errors import UserError
 from threestudio_asd.tiny.evaluation import Verdict, parse_prompt
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one prompt left behind; ``seconds`` is the training's wall time."""
+    """What one prompt left behind; ``trial`` is the last stage's, ``seconds`` the wall time from
+    the start to the mesh."""
 
     prompt: str
     trial: Path
@@ -26,30 +28,25 @@ class Result:
 
 def distil(
     prompt: str,
-    config: str = "tiny/asd-nerf",
+    configs: Sequence[str] = TINY[:1],
     root: str | Path = "outputs",
     plugins: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Result:
-    """Train a prompt of the embedded world, test it, export its mesh and judge it.
+    """Train a prompt of the embedded world stage by stage, test it, export its mesh and judge it.
 
     Raises:
-        UserError: As the launcher; also if the prompt names no object and colour of the world.
+        UserError: As ``run_stages``; also if the prompt names no object and colour of the world.
     """
     from threestudio_asd.cli.trial import judge_trial
-    from threestudio_asd.studio import launch
 
     parse_prompt(prompt)
     tag = prompt.replace(" ", "_").replace(",", "")
-    stamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
-    where = [f"exp_root_dir={root}", "name=demo", f"tag={tag}", f"timestamp='{stamp}'"]
-    trial = Path(root) / "demo" / f"{tag}{stamp}"
+    out = Path(root) / "demo" / (tag + datetime.now().strftime("@%Y%m%d-%H%M%S"))
     wanted = f"system.prompt_processor.prompt={prompt}"
     began = time.time()
-    launch.main(["--config", config, "--train", *where, wanted, *overrides], plugins=plugins)
+    trial = run_stages(plan(configs, out, [wanted, *overrides]), plugins)
     seconds = time.time() - began
-    parsed, last = trial / "configs/parsed.yaml", trial / "ckpts/last.ckpt"
-    launch.main(["--config", str(parsed), "--export", f"resume={last}"], plugins=plugins)
     verdict, picture = judge_trial(trial, prompt)
     return Result(
         prompt=prompt,
@@ -70,15 +67,17 @@ def _newest(trial: Path, pattern: str) -> Path:
 
 
 def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> None:
-    """``threestudio-asd demo [--prompt ...] [key=value ...]``"""
+    """``threestudio-asd demo [--prompt ...] [--full] [key=value ...]``"""
     parser = argparse.ArgumentParser(prog="threestudio-asd demo", description=__doc__)
     parser.add_argument("--prompt", default="a red mug")
-    parser.add_argument("--config", default="tiny/asd-nerf")
+    parser.add_argument("--config", action="append", help=f"once per stage; default: {TINY[0]}")
+    parser.add_argument("--full", action="store_true", help=f"all stages: {' '.join(TINY)}")
     parser.add_argument("--out", default="outputs")
     args, overrides = parser.parse_known_args(list(argv))
-    result = distil(args.prompt, args.config, args.out, plugins, overrides)
+    configs = TINY if args.full else args.config or TINY[:1]
+    result = distil(args.prompt, configs, args.out, plugins, overrides)
     print(
-        f"\n{args.prompt}: trained and tested in {result.seconds:.0f} s\n"
+        f"\n{args.prompt}: trained, tested and exported in {result.seconds:.0f} s\n"
         f"{result.verdict.told()}\n"
         f"mesh       {result.mesh}\n"
         f"turntable  {result.video}\n"

@@ -15,6 +15,12 @@ def _launch(argv: Sequence[str]) -> None:
     launch.main(argv, plugins=PLUGINS, prog="threestudio-asd launch")
 
 
+def _stages(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import stages
+
+    stages.main(argv, plugins=PLUGINS)
+
+
 def _demo(argv: Sequence[str]) -> None:
     from threestudio_asd.cli import demo
 
@@ -54,6 +60,7 @@ def _upstream(argv: Sequence[str]) -> int:
 # Name -> (what it does, function of the arguments that follow; returns an exit code, None for 0).
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
+    "stages": ("NeRF, geometry and texture one after the other, and the mesh", _stages),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
     "judge": ("what the embedded world's judge says of a finished trial", _judge),
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
