@@ -2,10 +2,12 @@
 
     python scripts/prompt_table.py [--out outputs/table] [--jobs 2] [key=value ...]
     python scripts/prompt_table.py --sds-scales 7.5 20 50
+    python scripts/prompt_table.py --full --out outputs/table-full
 
 Each prompt is distilled with ASD and with SDS (the floor: the same config without a critic), and
 judged from the eight fixed views beside ground-truth renders (the ceiling). The second form finds
-the scale that serves SDS best, on two prompts. A cell whose figures exist already is not run
+the scale that serves SDS best, on two prompts; the third takes ASD through all three stages to a
+textured mesh, which is judged beside its NeRF. A cell whose figures exist already is not run
 again. Writes ``table.md``, ``table.json`` and ``table.png``: per prompt one view of ASD's result,
 SDS's and the truth, from top to bottom.
 """
@@ -48,13 +50,17 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a prompt with ASD at the config's scale, or with SDS at a scale of its own."""
+    """One run: a prompt with ASD at the config's scale, ``full`` through all stages, or with SDS
+    at a scale of its own."""
 
     prompt: str
     sds_scale: float | None = None
+    full: bool = False
 
     @property
     def name(self) -> str:
+        if self.full:
+            return f"full-{self.prompt.replace(' ', '_')}"
         method = "asd" if self.sds_scale is None else f"sds-{self.sds_scale:g}"
         return f"{method}-{self.prompt.replace(' ', '_')}"
 
@@ -72,16 +78,32 @@ def run_cell(cell: Cell, record: Path, overrides: list[str]) -> None:
     """Distil and judge in this process; the figures are written last and whole."""
     from threestudio_asd.cli.demo import distil
     from threestudio_asd.cli.main import PLUGINS
+    from threestudio_asd.cli.stages import TINY
+    from threestudio_asd.cli.trial import judge_trial
     from threestudio_asd.files import written_whole
 
     root = record.parent.parent / "trials" / cell.name
-    result = distil(
-        cell.prompt, root=root, plugins=PLUGINS, overrides=[*cell.overrides, *overrides]
-    )
+    configs = TINY if cell.full else TINY[:1]
+    result = distil(cell.prompt, configs, root, PLUGINS, [*cell.overrides, *overrides])
     figures = {**result.verdict.as_dict(), "seconds": round(result.seconds, 1)}
     figures |= {"prompt": cell.prompt, "picture": str(result.picture)}
+    if cell.full:
+        nerf, picture = judge_trial(result.trial.parent / "coarse", cell.prompt)
+        figures |= {"nerf": nerf.as_dict(), "nerf_picture": str(picture)}
+        figures |= mesh_figures(result.mesh)
     with written_whole(record) as partial:
         partial.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def mesh_figures(path: Path) -> Figures:
+    """Of an exported mesh, its seams of the texture sewn up."""
+    import trimesh
+
+    (mesh,) = trimesh.load(path, process=False).geometry.values()
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    parts = mesh.split(only_watertight=False)
+    figures = {"faces": len(mesh.faces), "parts": len(parts), "watertight": mesh.is_watertight}
+    return {**figures, "mesh": str(path)}
 
 
 def measure(cells: list[Cell], out: Path, jobs: int, overrides: list[str]) -> dict[Cell, Figures]:
@@ -93,6 +115,8 @@ def measure(cells: list[Cell], out: Path, jobs: int, overrides: list[str]) -> di
         record = out / "cells" / f"{cell.name}.json"
         if not record.is_file():
             command = [sys.executable, __file__, "--cell", cell.prompt, "--record", str(record)]
+            if cell.full:
+                command.append("--full")
             if cell.sds_scale is not None:
                 command += ["--cell-scale", str(cell.sds_scale)]
             with record.with_suffix(".log").open("w") as log:
@@ -198,6 +222,42 @@ def write_table(args: argparse.Namespace, overrides: list[str]) -> None:
     (args.out / "table.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
+FULL_HEADER = (
+    "| prompt | mesh: right views | probability | silhouette IoU | watertight | faces "
+    "| NeRF: right views | probability | silhouette IoU | seconds, all stages |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def full_row(prompt: str, mesh: Figures) -> str:
+    nerf = mesh["nerf"]
+    closed = "yes" if mesh["watertight"] else "no"
+    columns = [prompt, f"{mesh['right_views']}/8", f"{mesh['probability']:.2f}"]
+    columns += [f"{mesh['silhouette_iou']:.2f}", closed, f"{mesh['faces']:,}"]
+    columns += [f"{nerf['right_views']}/8", f"{nerf['probability']:.2f}"]
+    columns += [f"{nerf['silhouette_iou']:.2f}", f"{mesh['seconds']:.0f}"]
+    return "| " + " | ".join(columns) + " |"
+
+
+def write_full_table(args: argparse.Namespace, overrides: list[str]) -> None:
+    cells = [Cell(prompt, full=True) for prompt in args.only or PROMPTS]
+    found = {cell.prompt: f for cell, f in measure(cells, args.out, args.jobs, overrides).items()}
+    good = sum(f["right_views"] >= 7 for f in found.values())
+    kept = sum(f["silhouette_iou"] >= f["nerf"]["silhouette_iou"] for f in found.values())
+    lines = [FULL_HEADER, *(full_row(prompt, figures) for prompt, figures in found.items())]
+    lines += [
+        "",
+        f"At least 7 of 8 views of the textured mesh are right for {good} of {len(found)}",
+    ]
+    lines[-1] += f" prompts; its silhouettes are not worse than the NeRF's for {kept}."
+    print("\n".join(lines))
+    (args.out / "table.md").write_text("\n".join(lines) + "\n")
+    nerfs = {p: {"picture": f["nerf_picture"]} for p, f in found.items()}
+    picture({p: (found[p], nerfs[p]) for p in found}).save(args.out / "table.png")
+    records = [{"prompt": p, **figures} for p, figures in found.items()]
+    (args.out / "table.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
 def find_sds_scale(args: argparse.Namespace, overrides: list[str]) -> None:
     """Mean figures of SDS on the pilot's prompts for each scale."""
     cells = [Cell(prompt, scale) for scale in args.sds_scales for prompt in PILOT]
@@ -217,14 +277,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="these prompts instead")
     parser.add_argument("--no-sds", action="store_true", help="leave out the floor")
     parser.add_argument("--sds-scales", nargs="+", type=float, help="compare scales of SDS instead")
+    parser.add_argument("--full", action="store_true", help="ASD in all stages, to a textured mesh")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     parser.add_argument("--cell-scale", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args()
     if args.cell:
-        run_cell(Cell(args.cell, args.cell_scale), args.record, overrides)
+        run_cell(Cell(args.cell, args.cell_scale, args.full), args.record, overrides)
     elif args.sds_scales:
         find_sds_scale(args, overrides)
+    elif args.full:
+        write_full_table(args, overrides)
     else:
         write_table(args, overrides)
 
