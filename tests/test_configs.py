@@ -24,15 +24,28 @@ SMALL = (
     "data.n_val_views=1",
     "data.n_test_views=2",
 )
+SMALL_3D = ("data.width=16", "data.height=16", "data.batch_size=1")
 SMALL_NERF = (
-    "data.width=16",
-    "data.height=16",
-    "data.batch_size=1",
+    *SMALL_3D,
     "data.resolution_milestones=[]",
     "system.renderer.num_samples_per_ray=32",
     "system.geometry.pos_encoding_config.log2_hashmap_size=12",
 )
+# From a sphere; tests/cli/test_stages.py starts stages from one another.
+SMALL_MESH = (
+    *SMALL_3D,
+    "system.geometry_convert_from=null",
+    "system.geometry.shape_init=sphere",
+    "system.geometry.shape_init_params=0.5",
+    "system.geometry.isosurface_resolution=16",
+)
 SMALL_2D = ("data.batch_size=2", "system.n_particles=2", "system.shape=null")
+
+
+def small(name):
+    if "2d" in name:
+        return SMALL_2D
+    return SMALL_NERF if "nerf" in name else SMALL_MESH
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +63,7 @@ def test_the_config_trains_two_steps(name, models, tmp_path, monkeypatch):
     teacher, critic = models["epsilon"], models["v_prediction"]
     overrides = [
         *SMALL,
-        *(SMALL_2D if "2d" in name else SMALL_NERF),
+        *small(name),
         f"system.prompt_processor.pretrained_model_name_or_path={teacher}",
         "system.prompt_processor.prompt=a red mug",
         f"system.guidance.pretrained_model_name_or_path={teacher}",

@@ -47,6 +47,8 @@ def ball(**cfg) -> Ball:
 
 
 def exporter(geometry, name="mesh-exporter", **cfg):
+    if name == "mesh-exporter":
+        cfg = {"save_preview": False, **cfg}
     return registry.find(name)(
         cfg, geometry=geometry, material=NoMaterial(), background=SolidColorBackground()
     )

@@ -167,10 +167,12 @@ class SaverMixin:
         if not filename.endswith(save_format):
             filename += f".{save_format}"
         path = self.get_save_path(filename)
-        # H.264 needs even sizes; imageio's default of 16 would rescale small renders.
-        options = {"macro_block_size": 2} if save_format == "mp4" else {}
-        imageio.mimsave(path, [imageio.imread(f)[..., :3] for _, f in frames], fps=fps, **options)
-        return path
+        return _write_video(path, [imageio.imread(f)[..., :3] for _, f in frames], fps)
+
+    def save_video(self, filename: str, frames: Any, fps: int = 24) -> str:
+        """Frames (T, H, W, 3) in [0, 1] as MP4 or GIF, as the suffix says."""
+        pictures = [images.rgb_image(f, "HWC", (0, 1)) for f in self.convert_data(frames)]
+        return _write_video(self.get_save_path(filename), pictures, fps)
 
     def save_mesh(
         self,
@@ -269,3 +271,10 @@ class SaverMixin:
         path = self.get_save_path(filename)
         Path(path).write_text(text)
         return path
+
+
+def _write_video(path: str, frames: list[np.ndarray], fps: int | float) -> str:
+    # H.264 needs even sizes; imageio's default of 16 would rescale small renders.
+    options = {"macro_block_size": 2} if path.endswith("mp4") else {}
+    imageio.mimsave(path, frames, fps=fps, **options)
+    return path

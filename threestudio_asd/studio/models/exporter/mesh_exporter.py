@@ -6,6 +6,8 @@
 | ``obj-mtl``       | a texture beside it, named in the MTL file (threestudio's default) |
 | ``obj``           | per vertex, and with ``save_uv: true`` texture coordinates        |
 | ``ply``           | per vertex                                                        |
+
+A still and a turntable of the mesh as it was exported lie beside it.
 """
 
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from threestudio_asd.studio import log
 from threestudio_asd.studio.models.exporter.baking import bake, color_vertices
 from threestudio_asd.studio.models.exporter.base import Exporter, ExporterOutput
 from threestudio_asd.studio.models.exporter.check import check_mesh
+from threestudio_asd.studio.models.exporter.preview import turntable
 from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.registry import register
 
@@ -39,6 +42,8 @@ class MeshExporter(Exporter):
         texture_size: int = 1024
         # Of obj-mtl (jpg or png); a GLB embeds PNG.
         texture_format: str = "jpg"
+        # A still (PNG) and a turntable (MP4) of the exported mesh.
+        save_preview: bool = True
         xatlas_chart_options: dict = field(default_factory=dict)
         xatlas_pack_options: dict = field(default_factory=dict)
         # Has no effect: texels are found without a rasteriser.
@@ -74,7 +79,7 @@ class MeshExporter(Exporter):
             )
 
     def __call__(self) -> list[ExporterOutput]:
-        """One mesh, which may be several files.
+        """One mesh, which may be several files, and its preview.
 
         Raises:
             UserError: there is no surface at the geometry's threshold, the mesh is not worth
@@ -92,7 +97,8 @@ class MeshExporter(Exporter):
                 log.warn("The material has no albedo: the texture stays white.")
         elif self.cfg.save_texture:
             color_vertices(mesh, self.geometry, self.material)
-        return [self._obj(mesh, maps) if "obj" in self.cfg.fmt else self._mesh(mesh, maps)]
+        made = self._obj(mesh, maps) if "obj" in self.cfg.fmt else self._mesh(mesh, maps)
+        return [made, *self._preview(mesh, maps)]
 
     def _unwrap(self, mesh: Mesh) -> None:
         packing = {"resolution": self.cfg.texture_size, **self.cfg.xatlas_pack_options}
@@ -105,6 +111,15 @@ class MeshExporter(Exporter):
         if "albedo" in maps:
             params["texture"] = maps["albedo"]
         return ExporterOutput(save_name=name, save_type="mesh", params=params)
+
+    def _preview(self, mesh: Mesh, maps: dict[str, Any]) -> list[ExporterOutput]:
+        if not self.cfg.save_preview:
+            return []
+        frames, name = turntable(mesh, maps.get("albedo")), self.cfg.save_name
+        return [
+            ExporterOutput(f"{name}.png", "rgb_image", {"img": frames[0]}),
+            ExporterOutput(f"{name}.mp4", "video", {"frames": frames}),
+        ]
 
     def _obj(self, mesh: Mesh, maps: dict[str, Any]) -> ExporterOutput:
         params = {
