@@ -6,6 +6,7 @@ first, as ``__mp_main__``, and has the stand-ins too.
 """
 
 import importlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -41,6 +42,9 @@ def prepare(checkout: Path) -> None:
         UserError: if a library that threestudio or the plugin needs is missing.
     """
     sys.path.insert(0, str(checkout))
+    # threestudio's checkpoints hold configs: its stages and resume= read them by torch.load, whose
+    # default was to allow that when threestudio was written.
+    os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     cuda = torch.cuda.is_available()
     install()
     try:
