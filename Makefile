@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PROMPT ?= a red mug
 
-.PHONY: setup demo demo-full compare test test-e2e lint clean
+.PHONY: setup demo demo-full compare test test-e2e test-full lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ test: setup lint
 
 test-e2e: setup
 	$(BIN)/pytest -m e2e
+
+test-full: setup
+	$(BIN)/pytest -m full
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

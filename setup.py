@@ -60,6 +60,7 @@ setup(
         "textures": ["xatlas>=0.0.8"],
         "dev": [
             "xatlas>=0.0.8",
+            "embreex>=2.17.7",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "beartype>=0.18",
