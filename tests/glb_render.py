@@ -1,4 +1,4 @@
-"""A GLB drawn by other people's code: trimesh reads it, Embree traces it, NumPy looks up colours."""
+"""A GLB drawn by others: trimesh reads it, Embree traces it, NumPy looks up its colours."""
 
 import math
 
