@@ -31,7 +31,7 @@ SMALL_NERF = (
     "system.renderer.num_samples_per_ray=32",
     "system.geometry.pos_encoding_config.log2_hashmap_size=12",
 )
-# From a sphere; tests/cli/test_stages.py starts stages from one another.
+# From a sphere; tests/cli/test_stages_command.py starts stages from one another.
 SMALL_MESH = (
     *SMALL_3D,
     "system.geometry_convert_from=null",
