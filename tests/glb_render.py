@@ -9,8 +9,11 @@ import trimesh
 TO_Z_UP = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
-def render(path, azimuth, elevation, distance, fovy, size):
-    """Colours (size, size, 3) in [0, 1] and the mask (size, size); angles in degrees."""
+def render(path, azimuth, elevation, distance, fovy, size, ambient=1.0, diffuse=0.0):
+    """Colours (size, size, 3) in [0, 1] and the mask (size, size); angles in degrees.
+
+    ``diffuse`` is the strength of a light at the camera.
+    """
     (mesh,) = trimesh.load(path, process=False).geometry.values()
     traced = trimesh.Trimesh(mesh.vertices @ TO_Z_UP.T, mesh.faces, process=False)
     eye, rays = camera(azimuth, elevation, distance, fovy, size)
@@ -20,8 +23,15 @@ def render(path, azimuth, elevation, distance, fovy, size):
     weights = trimesh.triangles.points_to_barycentric(traced.triangles[triangles], hits)
     image, mask = np.zeros((size * size, 3)), np.zeros(size * size, dtype=bool)
     mask[which] = True
-    image[which] = colours(mesh, triangles, weights)
+    normals = mesh.vertex_normals @ TO_Z_UP.T
+    normals = (normals[mesh.faces[triangles]] * weights[..., None]).sum(1)
+    cosine = (unit(normals) * unit(eye - hits)).sum(1, keepdims=True).clip(0)
+    image[which] = colours(mesh, triangles, weights) * (ambient + diffuse * cosine)
     return image.reshape(size, size, 3), mask.reshape(size, size)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def camera(azimuth, elevation, distance, fovy, size):

@@ -42,11 +42,14 @@ def test_a_red_mug_in_all_stages(tmp_path):
     (mesh,) = trimesh.load(result.mesh, process=False).geometry.values()
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     assert mesh.is_watertight
-    # The file alone, in other people's hands, shows what the trial shows.
-    images, opacity = render_fixed_views(load_system(result.trial))
+    # The file alone, in other people's hands, shows what the trial shows under its light.
+    system = load_system(result.trial)
+    material = system.cfg.material
+    light = (material.ambient_light_color[0], material.diffuse_light_color[0])
+    images, opacity = render_fixed_views(system)
     camera = (render.FIXED_ELEVATION, render.EVAL_DISTANCE, render.EVAL_FOVY, render.EVAL_SIZE)
     for image, seen, azimuth in zip(images, opacity[:, 0], render.FIXED_AZIMUTHS, strict=True):
-        found, mask = traced(result.mesh, azimuth, *camera)
+        found, mask = traced(result.mesh, azimuth, *camera, *light)
         assert (mask != (seen.numpy() > 0.5)).mean() < 0.005
         both = mask & (seen.numpy() == 1)
         assert np.abs(found - image.permute(1, 2, 0).numpy())[both].mean() < 0.05
