@@ -102,10 +102,11 @@ def _train(stage: Stage, before: Stage | None, plugins: Sequence[str]) -> None:
     if done:
         values.append(f"resume={stage.last}")
     launch.main(["--config", stage.config, "--train", *values], plugins=plugins)
-    if _steps(stage) < wanted:
+    done = _steps(stage)
+    if done < wanted:
         raise UserError(
-            f"The stage {stage.name} was stopped at step {_steps(stage)} of {wanted}; the same "
-            "command goes on from there."
+            f"The stage {stage.name} was stopped at step {done} of {wanted}; the same command goes "
+            "on from there."
         )
 
 

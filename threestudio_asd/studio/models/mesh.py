@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from threestudio_asd.kernels.antialias import edge_links
 from threestudio_asd.studio import log
 from threestudio_asd.studio.models.mesh_uv import unwrap
 
@@ -26,7 +27,8 @@ class Mesh:
         self.extras = extras
         self._v_nrm: Tensor | None = None
         self._v_rgb: Tensor | None = None
-        self._edges: Tensor | None = None
+        self._edges: tuple[Tensor, Tensor] | None = None
+        self._links: Tensor | None = None
         self._uv: tuple[Tensor, Tensor] | None = None
 
     def add_extra(self, key: str, value: Any) -> None:
@@ -65,12 +67,27 @@ class Mesh:
     @property
     def edges(self) -> Int[Tensor, "Ne 2"]:
         """Each edge once, its lower vertex first."""
+        return self._counted_edges()[0]
+
+    @property
+    def edge_counts(self) -> Int[Tensor, "Ne"]:
+        """How many triangles share each of ``edges``; 1 at the rim of a hole."""
+        return self._counted_edges()[1]
+
+    def _counted_edges(self) -> tuple[Tensor, Tensor]:
         if self._edges is None:
             pairs = self.t_pos_idx[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=-1).values
             n = len(self.v_pos)
-            key = torch.unique(pairs[:, 0] * n + pairs[:, 1])
-            self._edges = torch.stack([key // n, key % n], dim=-1)
+            key, count = torch.unique(pairs[:, 0] * n + pairs[:, 1], return_counts=True)
+            self._edges = torch.stack([key // n, key % n], dim=-1), count
         return self._edges
+
+    @property
+    def edge_links(self) -> Int[Tensor, "links"]:
+        """What antialiasing needs to know of the triangles, :func:`.antialias.edge_links`."""
+        if self._links is None:
+            self._links = edge_links(self.t_pos_idx.int())
+        return self._links
 
     def normal_consistency(self) -> Float[Tensor, ""]:
         """Mean over edges of 1 - cos of the angle between the normals at the edge's ends."""

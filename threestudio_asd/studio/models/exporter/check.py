@@ -62,9 +62,7 @@ def _refuse_foam(mesh: Mesh) -> None:
 
 
 def _tell_holes(mesh: Mesh, bbox: Float[Tensor, "2 3"]) -> None:
-    pairs = mesh.t_pos_idx[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=-1).values
-    edges, count = pairs.unique(dim=0, return_counts=True)
-    rim = mesh.v_pos[edges[count == 1]].reshape(-1, 3)
+    rim = mesh.v_pos[mesh.edges[mesh.edge_counts == 1]].reshape(-1, 3)
     if len(rim) == 0:
         return
     at = 1e-3 * (bbox[1] - bbox[0]).amax()

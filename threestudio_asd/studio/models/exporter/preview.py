@@ -7,9 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.kernels.antialias import antialias, edge_links
-from threestudio_asd.kernels.interpolate import interpolate
-from threestudio_asd.kernels.rasterize import rasterize
 from threestudio_asd.kernels.texture import texture
 from threestudio_asd.studio.data.cameras import (
     look_at,
@@ -18,6 +15,7 @@ from threestudio_asd.studio.data.cameras import (
     projection_matrices,
 )
 from threestudio_asd.studio.models.mesh import Mesh
+from threestudio_asd.studio.models.mesh_view import MeshView
 
 FOVY, ELEVATION = 40.0, 20.0  # degrees
 # Of the light at the camera; the rest comes from everywhere.
@@ -36,19 +34,14 @@ def turntable(
         albedo: the mesh's texture; its vertex colours, or grey, if None.
         size: pixels.
     """
-    tri = mesh.t_pos_idx.int().contiguous()
-    links = edge_links(tri)
     frames = []
     for mvp, eye in zip(*_cameras(mesh, views), strict=True):
-        clip = F.pad(mesh.v_pos, (0, 1), value=1.0) @ mvp.T
-        rast, _ = rasterize(clip[None], tri, (size, size))
-        mask = rast[..., 3:] > 0
-        at = interpolate(mesh.v_pos[None], rast, tri)[0]
-        normal = F.normalize(interpolate(mesh.v_nrm[None], rast, tri)[0], dim=-1)
-        facing = (normal * F.normalize(eye - at, dim=-1)).sum(-1, keepdim=True).clamp(min=0)
-        color = _albedo(mesh, albedo, rast) * (1 - HEADLIGHT + HEADLIGHT * facing)
-        image = torch.where(mask, color, BEHIND).contiguous()
-        frames.append(antialias(image, rast, clip[None], tri, links)[0])
+        view = MeshView.of(mesh, mvp[None], size, size)
+        normal = F.normalize(view.values(mesh.v_nrm), dim=-1)
+        towards = F.normalize(eye - view.values(mesh.v_pos), dim=-1)
+        facing = (normal * towards).sum(-1, keepdim=True).clamp(min=0)
+        color = _albedo(mesh, albedo, view) * (1 - HEADLIGHT + HEADLIGHT * facing)
+        frames.append(view.smoothed(torch.where(view.mask, color, BEHIND))[0])
     return torch.stack(frames).clamp(0, 1)
 
 
@@ -68,12 +61,11 @@ def _cameras(mesh: Mesh, views: int) -> tuple[Float[Tensor, "T 4 4"], Float[Tens
 
 
 def _albedo(
-    mesh: Mesh, albedo: Float[Tensor, "Ht Wt 3"] | None, rast: Float[Tensor, "1 H W 4"]
+    mesh: Mesh, albedo: Float[Tensor, "Ht Wt 3"] | None, view: MeshView
 ) -> Float[Tensor, "1 H W 3"]:
     if albedo is not None:
-        tri = mesh.t_tex_idx.int().contiguous()
-        uv, _ = interpolate(mesh.v_tex[None].float(), rast, tri)
+        uv = view.values(mesh.v_tex.float(), mesh.t_tex_idx)
         return texture(albedo[None].to(uv), uv, boundary_mode="clamp")
     if mesh.v_rgb is not None:
-        return interpolate(mesh.v_rgb[None].float(), rast, mesh.t_pos_idx.int().contiguous())[0]
-    return rast.new_full((*rast.shape[:3], 3), GREY)
+        return view.values(mesh.v_rgb.float())
+    return view.rast.new_full((*view.rast.shape[:3], 3), GREY)

@@ -12,13 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.kernels.antialias import antialias, edge_links
-from threestudio_asd.kernels.interpolate import interpolate
-from threestudio_asd.kernels.rasterize import rasterize
 from threestudio_asd.studio.models.background.base import BaseBackground
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
-from threestudio_asd.studio.models.mesh import Mesh
+from threestudio_asd.studio.models.mesh_view import MeshView
 from threestudio_asd.studio.models.renderer.base import Rasterizer
 from threestudio_asd.studio.registry import register
 
@@ -69,7 +66,7 @@ class NVDiffRasterizer(Rasterizer):
             Gradients reach the mesh's vertices through silhouettes, normals and positions.
         """
         mesh = self.geometry.isosurface()
-        view = _View.of(mesh, mvp_mtx, height, width)
+        view = MeshView.of(mesh, mvp_mtx, height, width)
         normal = F.normalize(view.values(mesh.v_nrm), dim=-1)
         shown = torch.where(view.mask, (normal + 1) / 2, 0.0)
         out = {
@@ -108,31 +105,3 @@ class NVDiffRasterizer(Rasterizer):
             **extra,
             **self.geometry(points, output_normal=False),
         )
-
-
-@dataclass(frozen=True)
-class _View:
-    """A rasterised mesh."""
-
-    clip: Float[Tensor, "B Nv 4"]
-    tri: Tensor
-    rast: Float[Tensor, "B H W 4"]
-    links: Tensor
-
-    @classmethod
-    def of(cls, mesh: Mesh, mvp_mtx: Float[Tensor, "B 4 4"], height: int, width: int) -> "_View":
-        vertices = F.pad(mesh.v_pos, (0, 1), value=1.0)
-        clip = vertices @ mvp_mtx.transpose(1, 2)
-        tri = mesh.t_pos_idx.int().contiguous()
-        rast, _ = rasterize(clip, tri, (height, width))
-        return cls(clip, tri, rast, edge_links(tri))
-
-    @property
-    def mask(self) -> Tensor:
-        return self.rast[..., 3:] > 0
-
-    def values(self, attribute: Float[Tensor, "Nv C"]) -> Float[Tensor, "B H W C"]:
-        return interpolate(attribute[None], self.rast, self.tri)[0]
-
-    def smoothed(self, image: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        return antialias(image, self.rast, self.clip, self.tri, self.links)

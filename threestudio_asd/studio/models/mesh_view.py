@@ -1,0 +1,50 @@
+"""A mesh as cameras see it: the rasteriser's steps in one place."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from threestudio_asd.kernels.antialias import antialias
+from threestudio_asd.kernels.interpolate import interpolate
+from threestudio_asd.kernels.rasterize import rasterize
+from threestudio_asd.studio.models.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class MeshView:
+    """A rasterised mesh; gradients reach its vertices."""
+
+    clip: Float[Tensor, "B Nv 4"]
+    tri: Int[Tensor, "Nf 3"]
+    rast: Float[Tensor, "B H W 4"]
+    links: Tensor
+
+    @classmethod
+    def of(cls, mesh: Mesh, mvp_mtx: Float[Tensor, "B 4 4"], height: int, width: int) -> "MeshView":
+        """Drawn by matrices from scene units to clip space, ``height`` x ``width`` pixels."""
+        clip = F.pad(mesh.v_pos, (0, 1), value=1.0) @ mvp_mtx.transpose(1, 2)
+        tri = mesh.t_pos_idx.int().contiguous()
+        rast, _ = rasterize(clip, tri, (height, width))
+        return cls(clip, tri, rast, mesh.edge_links)
+
+    @property
+    def mask(self) -> Bool[Tensor, "B H W 1"]:
+        """Where the mesh is seen."""
+        return self.rast[..., 3:] > 0
+
+    def values(
+        self, attribute: Float[Tensor, "Na C"], index: Int[Tensor, "Nf 3"] | None = None
+    ) -> Float[Tensor, "B H W C"]:
+        """An attribute at the pixels; zero where nothing is seen.
+
+        Args:
+            index: rows of ``attribute`` at the triangles' corners; the vertices' own if None.
+        """
+        tri = self.tri if index is None else index.int().contiguous()
+        return interpolate(attribute[None], self.rast, tri)[0]
+
+    def smoothed(self, image: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """``image`` with antialiased silhouettes."""
+        return antialias(image, self.rast, self.clip, self.tri, self.links)
