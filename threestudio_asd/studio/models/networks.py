@@ -147,6 +147,29 @@ ENCODINGS = {
 MLPS = {"VanillaMLP": VanillaMLP, "FullyFusedMLP": VanillaMLP, "CutlassMLP": VanillaMLP}
 
 
+def default_encoding() -> dict[str, Any]:
+    """The hash grid of a geometry whose config names none, threestudio's."""
+    return {
+        "otype": "HashGrid",
+        "n_levels": 16,
+        "n_features_per_level": 2,
+        "log2_hashmap_size": 19,
+        "base_resolution": 16,
+        "per_level_scale": 1.447269237440378,
+    }
+
+
+def default_mlp() -> dict[str, Any]:
+    """The network behind it."""
+    return {
+        "otype": "VanillaMLP",
+        "activation": "ReLU",
+        "output_activation": "none",
+        "n_neurons": 64,
+        "n_hidden_layers": 1,
+    }
+
+
 def get_encoding(n_input_dims: int, config: Mapping[str, Any]) -> CompositeEncoding:
     """The encoding ``config["otype"]`` names; ``include_xyz`` (default false) adds the points."""
     options = {k: v for k, v in config.items() if k not in ("otype", "include_xyz")}

@@ -17,7 +17,12 @@ from threestudio_asd.studio.models.geometry.normals import (
     finite_difference_normal,
     laplacian_normal,
 )
-from threestudio_asd.studio.models.networks import get_encoding, get_mlp
+from threestudio_asd.studio.models.networks import (
+    default_encoding,
+    default_mlp,
+    get_encoding,
+    get_mlp,
+)
 from threestudio_asd.studio.models.ops import contract_to_unisphere
 from threestudio_asd.studio.registry import register
 
@@ -34,25 +39,8 @@ class ImplicitVolume(BaseImplicitGeometry):
         density_bias: float | str = "blob_magic3d"
         density_blob_scale: float = 10.0
         density_blob_std: float = 0.5
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: dict = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 64,
-                "n_hidden_layers": 1,
-            }
-        )
+        pos_encoding_config: dict = field(default_factory=default_encoding)
+        mlp_network_config: dict = field(default_factory=default_mlp)
         normal_type: str | None = "finite_difference"
         finite_difference_normal_eps: float = 0.01
         isosurface_threshold: float | str = 25.0

@@ -22,7 +22,12 @@ from threestudio_asd.studio.models.isosurface_tetrahedra import (
     tetrahedral_grid,
 )
 from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.models.networks import get_encoding, get_mlp
+from threestudio_asd.studio.models.networks import (
+    default_encoding,
+    default_mlp,
+    get_encoding,
+    get_mlp,
+)
 from threestudio_asd.studio.models.ops import contract_to_unisphere
 from threestudio_asd.studio.registry import register
 
@@ -40,25 +45,8 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
 
         n_input_dims: int = 3
         n_feature_dims: int = 3
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: dict = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 64,
-                "n_hidden_layers": 1,
-            }
-        )
+        pos_encoding_config: dict = field(default_factory=default_encoding)
+        mlp_network_config: dict = field(default_factory=default_mlp)
         # sphere (parameter: radius), ellipsoid (three half axes) or mesh:<path> (half size).
         shape_init: str | None = None
         shape_init_params: Any | None = None
