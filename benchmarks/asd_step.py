@@ -10,15 +10,14 @@ wall time. Writes benchmarks/results/asd-step-<hardware>.json.
 
 import argparse
 import json
-import platform
 import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import diffusers
 import torch
+from report import hardware, write
 from torch import Tensor
 
 from threestudio_asd.critics.lora import LoRACritic
@@ -28,7 +27,6 @@ from threestudio_asd.guidance.step import DistillationStep, Draw
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.unet import DTYPES, FrozenUNet
 
-RESULTS = Path(__file__).parent / "results"
 #: Share of the steps that hide the camera from the critic's training (LoRACritic's default).
 DROPOUT = 0.1
 SCALE, GAMMA = 7.5, -0.75
@@ -157,16 +155,6 @@ def compare(cases: dict[str, Case], repeats: int, device: str) -> dict[str, dict
     return report
 
 
-def hardware(device: str) -> str:
-    """The device's name."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unet", choices=("tiny", "sd"), default="tiny")
@@ -191,9 +179,7 @@ def main() -> None:
     cases = {name: Case(net, critic, name == "perp_neg") for name in ("plain", "perp_neg")}
     report |= compare(cases, args.repeats, args.device)
     slug = re.sub(r"[^a-z0-9]+", "-", report["hardware"].lower()).strip("-")
-    file = RESULTS / f"asd-step-{slug}{'' if args.unet == 'tiny' else '-' + args.unet}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(report, indent=2) + "\n")
+    file = write(f"asd-step-{slug}{'' if args.unet == 'tiny' else '-' + args.unet}", report)
     print(json.dumps(report, indent=2))
     print(f"written to {file}")
 

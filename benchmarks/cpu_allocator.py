@@ -16,9 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from report import write
 
 
 def one_run(steps: int, keep: bool) -> dict[str, float]:
@@ -71,8 +70,7 @@ def main() -> None:
     report = {"threads": args.threads, "runs": found, "ratio": speed["keep"] / speed["return"]}
     print(f"keeping freed memory: {report['ratio']:.2f} times the steps per second")
     if args.save:
-        path = RESULTS / f"cpu-allocator-{args.save}.json"
-        path.write_text(json.dumps({"hardware": args.save, **report}, indent=1) + "\n")
+        write(f"cpu-allocator-{args.save}", {"hardware": args.save, **report})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,12 @@ time); --save writes benchmarks/results/kernels-NAME.json.
 """
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
+from report import alone, describe, write
 from torch import Tensor
 
 from threestudio_asd.kernels.hashgrid import HashGrid, hashgrid_reference
@@ -27,27 +24,13 @@ from threestudio_asd.kernels.volrend import (
     pack_info,
 )
 
-RESULTS = Path(__file__).parent / "results"
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux knows it, else what Python knows."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
 
 def least_ms(run: Callable[[], object], device: torch.device, seconds: float = 2.0) -> float:
     """Least time of ``run`` within about ``seconds``, after one warm-up.
 
-    With one CPU thread this is CPU time, to which other programs on the machine add little;
-    otherwise wall time.
+    With one CPU thread this is CPU time, otherwise wall time.
     """
-    single = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if single else time.perf_counter
+    clock = time.process_time if alone(device) else time.perf_counter
     run()
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < seconds or best == float("inf"):
@@ -133,15 +116,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    on_gpu = device.type == "cuda"
-    hardware = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     report = {
-        "hardware": hardware,
-        "cores": os.cpu_count(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "threads": args.threads,
-        "clock": "CPU time" if args.threads == 1 and not on_gpu else "wall time",
-        "torch": torch.__version__,
+        **describe(device),
         "points": args.points,
         "levels": 8,
         "rays": args.rays,
@@ -155,9 +131,7 @@ def main() -> None:
         report["milliseconds"][name] = {"kernel": kernel, "torch": reference, "ratio": ratio}
         print(f"{name:32s} kernel {kernel:9.3f} ms   torch {reference:9.3f} ms   {ratio:7.1f}x")
     if args.save:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"kernels-{args.save}.json"
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        write(f"kernels-{args.save}", report)
 
 
 if __name__ == "__main__":

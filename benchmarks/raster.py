@@ -8,13 +8,12 @@ is the least of several runs, in milliseconds (CPU time with one CPU thread, els
 """
 
 import argparse
-import json
 import math
-import os
 from collections.abc import Callable
 
 import torch
-from kernels import RESULTS, cpu_name, least_ms
+from kernels import least_ms
+from report import describe, write
 from torch import Tensor
 
 from threestudio_asd.kernels.antialias import antialias, edge_links
@@ -83,14 +82,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    on_gpu = device.type == "cuda"
     report = {
-        "hardware": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
-        "cores": os.cpu_count(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "threads": args.threads,
-        "clock": "CPU time" if args.threads == 1 and not on_gpu else "wall time",
-        "torch": torch.__version__,
+        **describe(device),
         "triangles": TRIANGLES,
         "size": args.size,
         "milliseconds": {},
@@ -104,9 +97,7 @@ def main() -> None:
         for what, ms in times.items():
             print(f"{name:8s} {what:22s} {ms:9.3f} ms")
     if args.save:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"raster-{args.save}.json"
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        write(f"raster-{args.save}", report)
 
 
 if __name__ == "__main__":

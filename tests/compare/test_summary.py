@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from threestudio_asd.compare import metrics
 from threestudio_asd.compare import summary as summaries
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.markdown import table, write_tables
@@ -114,6 +115,23 @@ def test_kid_tells_the_method_that_is_near_the_truth():
     assert worst.value >= mean.value > near.value
 
 
+def test_the_distance_between_methods_is_taken_result_by_result():
+    """Features differ by 3 in each of 6 numbers, beside noise of deviation sqrt 2."""
+    found = make(lambda cell: 0.5, keep=lambda c: (c.method, c.seed, c.scale) != ("VSD", 1, 7.5))
+    far = found.distance("SDS", "VSD", 100.0)
+    assert far.low < far.value < far.high
+    assert far.value == pytest.approx(np.sqrt(6 * (3**2 + 2)), rel=0.15)
+    ours, theirs = (
+        torch.tensor(found.records[found.grid.cell(m, 7.5, PROMPTS[0], 0)]["features"])
+        for m in ("SDS", "VSD")
+    )
+    by_hand = [torch.dist(a, b) for a, b in zip(ours, theirs, strict=True)]
+    assert metrics.paired_distance(ours, theirs) == pytest.approx(float(sum(by_hand)) / 2)
+    assert found.distance("SDS", "SDS", 7.5).value == 0.0
+    assert found.distance("VSD", "SDS", 7.5).value == found.distance("SDS", "VSD", 7.5).value
+    assert found.distance("SDS", "VSD", 55.0) is None
+
+
 def test_missing_cells_leave_the_rest_as_it_is():
     by_prompt = dict(zip(PROMPTS, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
     found = make(
@@ -165,4 +183,6 @@ def test_the_tables_say_what_the_summary_says(tmp_path):
     assert f"| SDS | {value} | {value} | {value} |" in rows
     assert f"| VSD | {value} | {value} | - |" in rows
     assert "| VSD over SDS | worst | - |" in text
+    (apart,) = (line for line in text.splitlines() if line.startswith("| SDS to VSD |"))
+    assert apart.endswith("| - |") and apart.count("[") == 2
     assert table(["a"], [["x | y"]]).splitlines()[-1] == "| x \\| y |"

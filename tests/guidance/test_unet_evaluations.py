@@ -1,12 +1,12 @@
 """How often the UNet runs: the table in docs/method.md, counted by hooks on the network."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "asd_step.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 # config, perp-neg -> rows per item without gradient, with gradient, and calls of the network
 TABLE = {
@@ -113,10 +113,11 @@ def test_single_model_keeps_one_unet(make, folders):
         (True, "official", 9),
     ],
 )
-def test_the_benchmark_times_the_evaluations_it_names(make, counted, perp_neg, way, plain):
-    spec = importlib.util.spec_from_file_location("asd_step", BENCHMARK)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+def test_the_benchmark_times_the_evaluations_it_names(
+    make, counted, monkeypatch, perp_neg, way, plain
+):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("asd_step")
     guidance = make()
     case = benchmark.Case(guidance.teacher.net, guidance.critic, perp_neg)
     with counted(guidance.teacher.unet) as seen:

@@ -16,7 +16,7 @@ def describe() -> str:
     if get_device().type == "cuda":
         return torch.cuda.get_device_name(0)
     threads = torch.get_num_threads()
-    return f"{_processor()} ({os.cpu_count()} cores), {threads} thread{'s' * (threads > 1)}"
+    return f"{processor()} ({os.cpu_count()} cores), {threads} thread{'s' * (threads > 1)}"
 
 
 def forget_peak_memory() -> None:
@@ -37,7 +37,8 @@ def peak_memory_mb() -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name as Linux knows it, else what Python knows."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

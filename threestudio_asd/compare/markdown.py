@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from threestudio_asd.files import written_whole
@@ -11,7 +12,7 @@ from .summary import MEASURES, QUALITY, Estimate, Summary
 
 
 def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
-    """``tables.md`` in ``out``: every measure over the scale, robustness, and advantages."""
+    """``tables.md`` in ``out``: robustness, advantages, every measure over the scale, distances."""
     parts = [f"# {grid.cfg.title}", _robustness(grid, summary), _advantages(grid, summary)]
     for name in summary.values:
         head = ["method", *(f"s = {s:g}" for s in grid.cfg.scales)]
@@ -20,6 +21,7 @@ def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
         ]
         note = MEASURES[name].note
         parts.append(f"## {MEASURES[name].title}\n\n{note}\n\n{table(head, rows)}")
+    parts.append(_distances(grid, summary))
     path = out / "tables.md"
     with written_whole(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n")
@@ -54,13 +56,21 @@ def _robustness(grid: Grid, summary: Summary) -> str:
 def _advantages(grid: Grid, summary: Summary) -> str:
     """Of every method over every other that comes before it."""
     names = [name for name in QUALITY if name in summary.values]
-    methods = list(grid.rows)
     rows = []
-    for at, method in enumerate(methods):
-        for other in methods[:at]:
-            found = [summary.advantage(name, method, other) for name in names]
-            for index, title in enumerate(("worst", "mean")):
-                cells = [text(f and f[index]) for f in found]
-                rows.append([f"{method} over {other}", title, *cells])
+    for other, method in combinations(grid.rows, 2):
+        found = [summary.advantage(name, method, other) for name in names]
+        for index, title in enumerate(("worst", "mean")):
+            cells = [text(f and f[index]) for f in found]
+            rows.append([f"{method} over {other}", title, *cells])
     head = ["by how much better", "of the scales", *(MEASURES[name].title for name in names)]
     return f"## Differences\n\nBoth methods drawn together.\n\n{table(head, rows)}"
+
+
+def _distances(grid: Grid, summary: Summary) -> str:
+    rows = [
+        [f"{a} to {b}", *(text(summary.distance(a, b, s)) for s in grid.cfg.scales)]
+        for a, b in combinations(grid.rows, 2)
+    ]
+    head = ["between two methods", *(f"s = {s:g}" for s in grid.cfg.scales)]
+    note = "in the judge's features, between results of the same prompt and seed"
+    return f"## distance between methods\n\n{note}\n\n{table(head, rows)}"

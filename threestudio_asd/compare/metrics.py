@@ -109,6 +109,11 @@ def diversity(features: Float[Tensor, "N D"], w: Float[Tensor, "N"] | None = Non
     return float(pair_mean(torch.cdist(features.double(), features.double()), w.double()))
 
 
+def paired_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> float:
+    """Mean Euclidean distance between the features of two sets of results, item by item."""
+    return float((a.double() - b.double()).norm(dim=1).mean())
+
+
 def r_precision(similarity: Float[Tensor, "N P"], which: Int[Tensor, " N"]) -> float:
     """Share in [0, 1] of the images whose own prompt, ``which`` of P, is the most similar one.
 

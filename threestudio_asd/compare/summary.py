@@ -110,6 +110,16 @@ class Summary:
         stack = np.abs(stack) if better == 0 else stack
         return (stack.min(0) if better > 0 else stack.max(0)), stack.mean(0)
 
+    def distance(self, method: str, other: str, scale: float) -> Estimate | None:
+        """Between two methods' results of the same prompt and seed, image by image, in the judge's
+        features: to be read beside diversity, the distance between one method's own results."""
+        apart = {}
+        for at, record in self._cells(method, scale).items():
+            if (theirs := self._cells(other, scale).get(at)) is not None:
+                ours, theirs = (torch.tensor(r["features"]) for r in (record, theirs))
+                apart[at] = metrics.paired_distance(ours, theirs)
+        return self._estimate(self._drawn(apart)) if apart else None
+
     def costs(self, method: str) -> dict[str, float | None]:
         """Means over the method's cells; ``diverged`` is a share."""
         records = [r for cell, r in self.records.items() if cell.method == method]
@@ -145,19 +155,31 @@ class Summary:
 
     def _measure(self, name: str, method: str, scale: float) -> np.ndarray | None:
         """The measure under every draw, (resamples + 1,); None where no cell has it."""
-        cells = {
+        cells = self._cells(method, scale)
+        if name in ("kid", "diversity"):
+            return self._pairwise(name, cells)
+        means = {
+            at: self._cell_mean(name, at, record)
+            for at, record in cells.items()
+            if record.get(name) is not None
+        }
+        return self._drawn(means) if means else None
+
+    def _cells(self, method: str, scale: float) -> dict[tuple[int, int], dict[str, Any]]:
+        """The records that are there, by the numbers of their prompt and seed."""
+        return {
             (i, j): self.records[cell]
             for i, prompt in enumerate(self.prompts)
             for j, seed in enumerate(self.seeds)
             if (cell := self.grid.cell(method, scale, prompt, seed)) in self.records
         }
-        if name in ("kid", "diversity"):
-            return self._pairwise(name, cells)
-        cells = {at: record for at, record in cells.items() if record.get(name) is not None}
-        if not cells:
-            return None
-        means = np.array([self._cell_mean(name, at, record) for at, record in cells.items()])
-        weights = np.stack([self.prompts_drawn[:, i] * self.seeds_drawn[:, j] for i, j in cells], 1)
+
+    def _drawn(self, values: dict[tuple[int, int], float]) -> np.ndarray:
+        """Means of the cells' values under every draw, (resamples + 1,)."""
+        weights = np.stack(
+            [self.prompts_drawn[:, i] * self.seeds_drawn[:, j] for i, j in values], axis=1
+        )
+        means = np.array(list(values.values()))
         return _weighted(weights, means[None].repeat(len(weights), 0))
 
     def _cell_mean(self, name: str, at: tuple[int, int], record: dict[str, Any]) -> float:
