@@ -20,8 +20,11 @@ from .viewer import STYLE as VIEWER_STYLE
 from .viewer import viewer
 
 _LIBRARIES = ("torch", "diffusers", "peft", "pytorch-lightning", "torchmetrics", "trimesh")
-# Distinguishable for the colour-blind (Okabe and Ito); the last two repeat in another dash.
+# Distinguishable for the colour-blind (Okabe and Ito); further methods repeat them, dashed.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7fd0", "#7a7a7a")
+
+_MANY = 6  # methods whose bands would hide each other
+_BANDS_UNDER_POINTER = "g polygon{opacity:0}g:hover>polygon{opacity:.25}"
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--soft:#6b6b70;--line:#dcdce0}
@@ -51,14 +54,15 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         commands: The command lines that made the figures.
     """
     total, done = len(grid.cells), len(summary.records)
+    bands = " (under the pointer)" if len(grid.rows) > _MANY else ""
     state = "" if done == total else f" {total - done} of {total} cells are still to run."
     parts = [
         f"<h1>{escape(grid.cfg.title)}</h1>",
         f"<p>{_count(done, 'run')} of {grid.cfg.steps} steps: "
         f"{_count(len(grid.rows), 'method')}, {_count(len(grid.cfg.scales), 'guidance scale')} s "
         f"(e_null + s (e_y - e_null)), {_count(len(grid.cfg.prompts), 'prompt')}, "
-        f"{_count(len(grid.cfg.seeds), 'seed')}. Brackets and bands: 95 % bootstrap intervals over "
-        f"prompts and seeds.{escape(state)}</p>",
+        f"{_count(len(grid.cfg.seeds), 'seed')}. Brackets and bands{bands}: 95 % bootstrap "
+        f"intervals over prompts and seeds.{escape(state)}</p>",
         _robustness(grid, summary),
         _pictures(grid, summary, out),
         _meshes(grid, summary, out),
@@ -80,6 +84,11 @@ def _document(grid: Grid, body: str) -> str:
         f".m{i} polygon,.m{i} circle{{fill:var(--c)}}"
         for i in range(len(grid.rows))
     )
+    if len(grid.rows) > _MANY:
+        colors += _BANDS_UNDER_POINTER
+    for i in range(len(_COLORS), len(grid.rows)):
+        stripes = "90deg,var(--c) 0 3px,transparent 3px 5px"
+        colors += f".m{i}.key::before{{background:repeating-linear-gradient({stripes})}}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
