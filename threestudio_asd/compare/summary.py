@@ -113,11 +113,14 @@ class Summary:
     def distance(self, method: str, other: str, scale: float) -> Estimate | None:
         """Between two methods' results of the same prompt and seed, image by image, in the judge's
         features: to be read beside diversity, the distance between one method's own results."""
-        apart = {}
-        for at, record in self._cells(method, scale).items():
-            if (theirs := self._cells(other, scale).get(at)) is not None:
-                ours, theirs = (torch.tensor(r["features"]) for r in (record, theirs))
-                apart[at] = metrics.paired_distance(ours, theirs)
+        ours, theirs = self._cells(method, scale), self._cells(other, scale)
+        apart = {
+            at: metrics.paired_distance(
+                *(torch.tensor(found[at]["features"]) for found in (ours, theirs))
+            )
+            for at in ours
+            if at in theirs
+        }
         return self._estimate(self._drawn(apart)) if apart else None
 
     def costs(self, method: str) -> dict[str, float | None]:
