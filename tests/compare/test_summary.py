@@ -9,8 +9,9 @@ import torch
 from threestudio_asd.compare import metrics
 from threestudio_asd.compare import summary as summaries
 from threestudio_asd.compare.grid import load_grid
-from threestudio_asd.compare.markdown import table, write_tables
+from threestudio_asd.compare.markdown import laid_out, write_tables
 from threestudio_asd.compare.summary import MEASURES, Summary
+from threestudio_asd.compare.tables import Table
 
 PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]
 SCALES = [1.0, 7.5, 100.0]
@@ -185,4 +186,4 @@ def test_the_tables_say_what_the_summary_says(tmp_path):
     assert "| VSD over SDS | worst | - |" in text
     (apart,) = (line for line in text.splitlines() if line.startswith("| SDS to VSD |"))
     assert apart.endswith("| - |") and apart.count("[") == 2
-    assert table(["a"], [["x | y"]]).splitlines()[-1] == "| x \\| y |"
+    assert laid_out(Table(["a"], [["x | y"]])).splitlines()[-1] == "| x \\| y |"

@@ -2,7 +2,7 @@
 
 import base64
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -11,11 +11,11 @@ from threestudio_asd import __version__
 from threestudio_asd.files import written_whole
 from threestudio_asd.tiny.judge import load_report
 
+from . import tables
 from .charts import Curve, chart
 from .grid import Cell, Grid
-from .markdown import text
 from .records import cell_file
-from .summary import COSTS, MEASURES, QUALITY, Summary
+from .summary import MEASURES, Summary
 from .viewer import STYLE as VIEWER_STYLE
 from .viewer import viewer
 
@@ -68,7 +68,7 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         _meshes(grid, summary, out),
         _figures(grid, summary),
         _curves(grid, summary) if len(grid.cfg.scales) > 1 else "",
-        _costs(grid, summary),
+        "<h2>Cost</h2>" + _plain(tables.costs(grid, summary)),
         _commands(commands, summary),
     ]
     path = out / "index.html"
@@ -101,7 +101,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells are HTML; the first of each row is its title."""
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
     lines = [
@@ -115,25 +115,25 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def _plain(table: tables.Table) -> str:
+    """A table of plain text."""
+    return _table(map(escape, table.head), [list(map(escape, row)) for row in table.rows])
+
+
 def _robustness(grid: Grid, summary: Summary) -> str:
-    names = [n for n in QUALITY if n in summary.values]
-    sections = ["<h2>Robustness over the scale</h2>"]
-    for index, title in enumerate(("worst", "mean")):
-        rows = []
-        for method in grid.rows:
-            found = [summary.robustness(name, method) for name in names]
-            rows.append([escape(method), *(text(f and f[index]) for f in found)])
-        head = [f"{title} of the scales", *(escape(MEASURES[n].title) for n in names)]
-        sections.append(_table(head, rows))
-    note = "Saturation and sharpness count by their distance from the truth's. A method appears "
-    return "".join(sections) + f"<p>{note}once all of its scales have figures.</p>"
+    laid_out = "".join(map(_plain, tables.robustness(grid, summary)))
+    note = (
+        "Saturation and sharpness count by their distance from the truth's. "
+        "A method appears once all of its scales have figures."
+    )
+    return f"<h2>Robustness over the scale</h2>{laid_out}<p>{note}</p>"
 
 
 def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
     """Method x scale for every prompt, first seed."""
     parts = ["<h2>Results</h2>"]
     seed = grid.cfg.seeds[0]
-    head = ["method", *(f"s = {s:g}" for s in grid.cfg.scales)]
+    head = ["method", *tables.scale_titles(grid)]
     for prompt in grid.cfg.prompts:
         rows = []
         for method in grid.rows:
@@ -174,15 +174,9 @@ def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
 def _figures(grid: Grid, summary: Summary) -> str:
     """Every measure at every scale."""
     parts = ["<h2>Figures</h2>"]
-    for name, measure in MEASURES.items():
-        if name not in summary.values:
-            continue
-        rows = [
-            [escape(m), *(text(summary.estimate(name, m, s)) for s in grid.cfg.scales)]
-            for m in grid.rows
-        ]
-        body = _table(["", *(f"s = {s:g}" for s in grid.cfg.scales)], rows)
-        title = f"{escape(measure.title)} ({escape(measure.note)})"
+    for name in summary.values:
+        title = f"{escape(MEASURES[name].title)} ({escape(MEASURES[name].note)})"
+        body = _plain(tables.over_scales(name, grid, summary))
         parts.append(f"<details><summary>{title}</summary>{body}</details>")
     return "".join(parts)
 
@@ -217,20 +211,6 @@ def _points(grid: Grid, summary: Summary, name: str, method: str, positions: dic
         if found is not None:
             points.append((positions[method, scale], found.value, found.low, found.high))
     return points
-
-
-def _costs(grid: Grid, summary: Summary) -> str:
-    rows = []
-    for method in grid.rows:
-        costs = summary.costs(method)
-        rows.append([escape(method), *(_number(value) for value in costs.values())])
-    titles = ("seconds", "UNet evaluations per step and picture", "peak memory, MB", "diverged")
-    head = ["mean of the runs", *titles[: len(COSTS)]]
-    return "<h2>Cost</h2>" + _table(head, rows)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _commands(commands: Sequence[str], summary: Summary) -> str:

@@ -37,7 +37,12 @@ MEASURES = {
     "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
     "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
 }
-COSTS = ("seconds", "unet_evaluations", "peak_memory_mb", "diverged")
+COSTS = {
+    "seconds": "seconds",
+    "unet_evaluations": "UNet evaluations per step and picture",
+    "peak_memory_mb": "peak memory, MB",
+    "diverged": "diverged",
+}
 PER_IMAGE = ("right", "p_pair", "p_object", "p_color", "saturation", "sharpness", "drift")
 PER_CELL = ("silhouette_iou", "surface_fscore")
 QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou", "surface_fscore")
