@@ -133,6 +133,27 @@ def test_the_distance_between_methods_is_taken_result_by_result():
     assert found.distance("SDS", "VSD", 55.0) is None
 
 
+def test_a_scene_is_one_result_whichever_view_comes_first():
+    """Two seeds of one prompt, eight views each: turned, they are as far apart as before."""
+    views = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(2))
+
+    def summary_of(first, second, seeds=(0, 1)):
+        flags = {"prompts": PROMPTS[:1], "scales": [3.0], "seeds": list(seeds)}
+        grid = load_grid("compare/nerf", methods=["SDS", "VSD"], **flags)
+        shown = {("SDS", 0): first, ("SDS", 1): second, ("VSD", 0): second, ("VSD", 1): first}
+        records = {c: {"features": shown[c.method, c.seed].tolist()} for c in grid.cells}
+        return Summary(grid, records, Path())
+
+    found, turned = summary_of(*views), summary_of(views[0], views[1].roll(3, 0))
+    apart = float(torch.dist(views[0].mean(0), views[1].mean(0)))
+    for summary in (found, turned):
+        assert summary.estimate("diversity", "SDS", 3.0).value == pytest.approx(apart)
+        assert summary.distance("SDS", "VSD", 3.0).value == pytest.approx(apart)
+    alone = summary_of(*views, seeds=(0,))
+    assert alone.estimate("diversity", "SDS", 3.0) is None
+    assert alone.estimate("kid", "SDS", 3.0) is not None  # of images, not of results
+
+
 def test_missing_cells_leave_the_rest_as_it_is():
     by_prompt = dict(zip(PROMPTS, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
     found = make(

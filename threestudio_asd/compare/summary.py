@@ -116,13 +116,11 @@ class Summary:
         return (stack.min(0) if better > 0 else stack.max(0)), stack.mean(0)
 
     def distance(self, method: str, other: str, scale: float) -> Estimate | None:
-        """Between two methods' results of the same prompt and seed, image by image, in the judge's
+        """Between two methods' results of the same prompt and seed, one by one, in the judge's
         features: to be read beside diversity, the distance between one method's own results."""
         ours, theirs = self._cells(method, scale), self._cells(other, scale)
         apart = {
-            at: metrics.paired_distance(
-                *(torch.tensor(found[at]["features"]) for found in (ours, theirs))
-            )
+            at: metrics.paired_distance(*(self._results(found[at]) for found in (ours, theirs)))
             for at in ours
             if at in theirs
         }
@@ -182,6 +180,12 @@ class Summary:
             if (cell := self.grid.cell(method, scale, prompt, seed)) in self.records
         }
 
+    def _results(self, record: dict[str, Any]) -> Tensor:
+        """The features of each result, (N, D): of every particle; of a scene the mean of its views,
+        which says nothing of where its front is."""
+        features = torch.tensor(record["features"])
+        return features.mean(0, keepdim=True) if self.grid.cfg.generator == "nerf" else features
+
     def _drawn(self, values: dict[tuple[int, int], float]) -> np.ndarray:
         """Means of the cells' values under every draw, (resamples + 1,)."""
         weights = np.stack(
@@ -197,13 +201,20 @@ class Summary:
         return value
 
     def _pairwise(self, name: str, cells: dict[tuple[int, int], dict]) -> np.ndarray | None:
-        """KID or diversity of each prompt, averaged over the prompts of each draw."""
+        """KID of images, or diversity of results, of each prompt, averaged over the prompts of each
+        draw."""
         columns, weights = [], []
         for i, prompt in enumerate(self.prompts):
-            mine = {j: record["features"] for (k, j), record in cells.items() if k == i}
+            mine = {
+                j: self._results(record)
+                if name == "diversity"
+                else torch.tensor(record["features"])
+                for (k, j), record in cells.items()
+                if k == i
+            }
             if sum(len(f) for f in mine.values()) < 2:
                 continue
-            found = torch.cat([torch.tensor(f) for f in mine.values()])
+            found = torch.cat(list(mine.values()))
             seed = [j for j, f in mine.items() for _ in f]
             truth = torch.tensor(self.truth[prompt]["features"])
             columns.append(_under_draws(name, truth, found, self.seeds_drawn[:, seed]))
