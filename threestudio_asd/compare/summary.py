@@ -183,7 +183,7 @@ class Summary:
     def _results(self, record: dict[str, Any]) -> Tensor:
         """The features of each result, (N, D): of every particle; of a scene the mean of its views,
         which says nothing of where its front is."""
-        features = torch.tensor(record["features"])
+        features = _images(record)
         return features.mean(0, keepdim=True) if self.grid.cfg.generator == "nerf" else features
 
     def _drawn(self, values: dict[tuple[int, int], float]) -> np.ndarray:
@@ -203,25 +203,25 @@ class Summary:
     def _pairwise(self, name: str, cells: dict[tuple[int, int], dict]) -> np.ndarray | None:
         """KID of images, or diversity of results, of each prompt, averaged over the prompts of each
         draw."""
+        features = self._results if name == "diversity" else _images
         columns, weights = [], []
         for i, prompt in enumerate(self.prompts):
-            mine = {
-                j: self._results(record)
-                if name == "diversity"
-                else torch.tensor(record["features"])
-                for (k, j), record in cells.items()
-                if k == i
-            }
+            mine = {j: features(record) for (k, j), record in cells.items() if k == i}
             if sum(len(f) for f in mine.values()) < 2:
                 continue
             found = torch.cat(list(mine.values()))
             seed = [j for j, f in mine.items() for _ in f]
-            truth = torch.tensor(self.truth[prompt]["features"])
+            truth = _images(self.truth[prompt])
             columns.append(_under_draws(name, truth, found, self.seeds_drawn[:, seed]))
             weights.append(self.prompts_drawn[:, i])
         if not columns:
             return None
         return _weighted(np.stack(weights, 1), np.stack(columns, 1))
+
+
+def _images(record: dict[str, Any]) -> Tensor:
+    """The features of each image, (N, D)."""
+    return torch.tensor(record["features"])
 
 
 def _under_draws(name: str, truth: Tensor, found: Tensor, weights: np.ndarray) -> np.ndarray:

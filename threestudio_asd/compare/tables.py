@@ -27,7 +27,7 @@ def text(estimate: Estimate | None) -> str:
 
 def robustness(grid: Grid, summary: Summary) -> list[Table]:
     """The worst of the scales, and the mean of the scales: method x measure."""
-    names = [name for name in QUALITY if name in summary.values]
+    names = _quality(summary)
     found = {m: [summary.robustness(name, m) for name in names] for m in grid.rows}
     return [
         Table(
@@ -40,7 +40,7 @@ def robustness(grid: Grid, summary: Summary) -> list[Table]:
 
 def advantages(grid: Grid, summary: Summary) -> Table:
     """Of every method over every other that comes before it."""
-    names = [name for name in QUALITY if name in summary.values]
+    names = _quality(summary)
     rows = []
     for other, method in combinations(grid.rows, 2):
         found = [summary.advantage(name, method, other) for name in names]
@@ -74,6 +74,11 @@ def costs(grid: Grid, summary: Summary) -> Table:
 
 def scale_titles(grid: Grid) -> list[str]:
     return [f"s = {scale:g}" for scale in grid.cfg.scales]
+
+
+def _quality(summary: Summary) -> list[str]:
+    """The measures of quality that the grid has."""
+    return [name for name in QUALITY if name in summary.values]
 
 
 def _number(value: float | None) -> str:
