@@ -86,6 +86,7 @@ def test_a_page_of_images(written):
     assert "Meshes" not in page.text and "canvas" not in path.read_text()
     svg = re.findall(r"<svg.*?</svg>", path.read_text())
     assert len(svg) == 2 * 9  # every measure of images, over s and over s'
+    assert "distance between methods" in page.text and "SDS to ASD -0.75" in page.text
 
 
 def test_a_page_of_scenes_has_turntables_and_meshes(written):

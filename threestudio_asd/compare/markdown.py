@@ -19,9 +19,8 @@ def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
     for name in summary.values:
         parts += [f"## {MEASURES[name].title}", MEASURES[name].note]
         parts.append(laid_out(tables.over_scales(name, grid, summary)))
-    parts.append("## distance between methods")
-    parts.append("in the judge's features, between results of the same prompt and seed")
-    parts.append(laid_out(tables.distances(grid, summary)))
+    title, note = tables.DISTANCE
+    parts += [f"## {title}", note, laid_out(tables.distances(grid, summary))]
     path = out / "tables.md"
     with written_whole(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n")

@@ -172,13 +172,17 @@ def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
 
 
 def _figures(grid: Grid, summary: Summary) -> str:
-    """Every measure at every scale."""
-    parts = ["<h2>Figures</h2>"]
-    for name in summary.values:
-        title = f"{escape(MEASURES[name].title)} ({escape(MEASURES[name].note)})"
-        body = _plain(tables.over_scales(name, grid, summary))
-        parts.append(f"<details><summary>{title}</summary>{body}</details>")
-    return "".join(parts)
+    """Every measure at every scale, and how far apart the methods are."""
+    found = [
+        (MEASURES[name].title, MEASURES[name].note, tables.over_scales(name, grid, summary))
+        for name in summary.values
+    ]
+    if len(grid.rows) > 1:
+        found.append((*tables.DISTANCE, tables.distances(grid, summary)))
+    return "<h2>Figures</h2>" + "".join(
+        f"<details><summary>{escape(title)} ({escape(note)})</summary>{_plain(table)}</details>"
+        for title, note, table in found
+    )
 
 
 def _curves(grid: Grid, summary: Summary) -> str:

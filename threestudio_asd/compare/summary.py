@@ -36,6 +36,9 @@ MEASURES = {
     "drift": Measure("drift", -1, "RMS change over the last half of the steps"),
     "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
     "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
+    "critic_error": Measure(
+        "critic's denoising error", -1, "mean |e_phi - eps|^2, last step; SDS subtracts eps itself"
+    ),
 }
 COSTS = {
     "seconds": "seconds",
@@ -43,8 +46,6 @@ COSTS = {
     "peak_memory_mb": "peak memory, MB",
     "diverged": "diverged",
 }
-PER_IMAGE = ("right", "p_pair", "p_object", "p_color", "saturation", "sharpness", "drift")
-PER_CELL = ("silhouette_iou", "surface_fscore")
 QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou", "surface_fscore")
 
 

@@ -7,6 +7,12 @@ from itertools import combinations
 from .grid import Grid
 from .summary import COSTS, MEASURES, QUALITY, Estimate, Summary
 
+DISTANCE = (
+    "distance between methods",
+    "in the judge's features, between results of the same prompt and seed",
+)
+"""Title and note of ``distances``."""
+
 
 @dataclass(frozen=True)
 class Table:
