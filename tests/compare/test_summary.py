@@ -212,7 +212,17 @@ def test_the_tables_say_what_the_summary_says(tmp_path):
     value = "0.250 [0.250, 0.250]"
     assert f"| SDS | {value} | {value} | {value} |" in rows
     assert f"| VSD | {value} | {value} | - |" in rows
-    assert "| VSD over SDS | worst | - |" in text
+    assert "| VSD over SDS | worst of the scales | - |" in text
     (apart,) = (line for line in text.splitlines() if line.startswith("| SDS to VSD |"))
     assert apart.endswith("| - |") and apart.count("[") == 2
     assert laid_out(Table(["a"], [["x | y"]])).splitlines()[-1] == "| x \\| y |"
+
+
+def test_of_one_scale_worst_and_mean_are_one(tmp_path):
+    found = make(lambda cell: 0.25, scales=[7.5])
+    text = write_tables(found.grid, found, tmp_path).read_text()
+    assert "of the scales" not in text and "Robustness" not in text
+    value = "0.250 [0.250, 0.250]"
+    assert "| s = 7.5 | probability of the pair |" in text
+    assert f"| SDS | {value} |" in text.split("## Differences")[0]
+    assert "| VSD over SDS | s = 7.5 | 0.000 [0.000, 0.000] |" in text

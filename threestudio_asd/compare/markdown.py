@@ -12,7 +12,7 @@ from .tables import Table
 
 def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
     """``tables.md`` in ``out``: robustness, advantages, every measure over the scale, distances."""
-    parts = [f"# {grid.cfg.title}", "## Robustness over the scale"]
+    parts = [f"# {grid.cfg.title}", f"## {tables.robustness_title(grid)}"]
     parts += map(laid_out, tables.robustness(grid, summary))
     parts += ["## Differences", "Both methods drawn together."]
     parts.append(laid_out(tables.advantages(grid, summary)))

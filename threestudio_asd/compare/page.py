@@ -126,7 +126,7 @@ def _robustness(grid: Grid, summary: Summary) -> str:
         "Saturation and sharpness count by their distance from the truth's. "
         "A method appears once all of its scales have figures."
     )
-    return f"<h2>Robustness over the scale</h2>{laid_out}<p>{note}</p>"
+    return f"<h2>{tables.robustness_title(grid)}</h2>{laid_out}<p>{note}</p>"
 
 
 def _pictures(grid: Grid, summary: Summary, out: Path) -> str:

@@ -31,16 +31,21 @@ def text(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
+def robustness_title(grid: Grid) -> str:
+    return "Robustness over the scale" if len(grid.cfg.scales) > 1 else "Quality"
+
+
 def robustness(grid: Grid, summary: Summary) -> list[Table]:
-    """The worst of the scales, and the mean of the scales: method x measure."""
+    """The worst of the scales, and the mean of the scales: method x measure; one table of the scale
+    where there is but one."""
     names = _quality(summary)
     found = {m: [summary.robustness(name, m) for name in names] for m in grid.rows}
     return [
         Table(
-            [f"{title} of the scales", *(MEASURES[name].title for name in names)],
+            [title, *(MEASURES[name].title for name in names)],
             [[m, *(text(both and both[index]) for both in row)] for m, row in found.items()],
         )
-        for index, title in enumerate(("worst", "mean"))
+        for index, title in _of_scales(grid)
     ]
 
 
@@ -50,11 +55,11 @@ def advantages(grid: Grid, summary: Summary) -> Table:
     rows = []
     for other, method in combinations(grid.rows, 2):
         found = [summary.advantage(name, method, other) for name in names]
-        for index, title in enumerate(("worst", "mean")):
+        for index, title in _of_scales(grid):
             cells = [text(both and both[index]) for both in found]
             rows.append([f"{method} over {other}", title, *cells])
     titles = [MEASURES[name].title for name in names]
-    return Table(["by how much better", "of the scales", *titles], rows)
+    return Table(["by how much better", "", *titles], rows)
 
 
 def over_scales(name: str, grid: Grid, summary: Summary) -> Table:
@@ -80,6 +85,13 @@ def costs(grid: Grid, summary: Summary) -> Table:
 
 def scale_titles(grid: Grid) -> list[str]:
     return [f"s = {scale:g}" for scale in grid.cfg.scales]
+
+
+def _of_scales(grid: Grid) -> list[tuple[int, str]]:
+    """What ``Summary.robustness`` gives that is worth telling: its number and its title."""
+    if len(grid.cfg.scales) == 1:
+        return [(1, *scale_titles(grid))]
+    return [(0, "worst of the scales"), (1, "mean of the scales")]
 
 
 def _quality(summary: Summary) -> list[str]:
