@@ -173,21 +173,6 @@ def test_a_real_cell_starts_where_another_ended(starting, few_truths, tmp_path):
     assert list(load_checkpoint(path)["state_dict"]) == ["particles.value"]
 
 
-def test_a_critic_trained_more_has_a_smaller_error(few_truths, tmp_path):
-    """At one noise level, so that the draws of the last step do not decide."""
-    level = "system.guidance.min_step_percent: 0.5, system.guidance.max_step_percent: 0.5"
-    method = f"system.guidance.method: vsd, {level}, system.guidance.lora_n_steps"
-    (tmp_path / "grid.yaml").write_text(
-        "base: tiny/asd-2d\nprompts: [a red mug]\nseeds: [0]\nscales: [7.5]\nsteps: 3\n"
-        "overrides: {system.n_particles: 2, data.batch_size: 2, "
-        "system.optimizer.params.guidance.lr: 0.01}\nmethods:\n"
-        f"  less: {{overrides: {{{method}: 2}}}}\n  more: {{overrides: {{{method}: 16}}}}\n"
-    )
-    found = run_grid(load_grid(str(tmp_path / "grid.yaml")), tmp_path)
-    less, more = (record["critic_error"] for record in found.values())
-    assert 0 < more < 0.8 * less
-
-
 def test_a_cell_is_the_same_whatever_ran_before_it(small, tmp_path):
     one = small(scales=[7.5], methods=["ASD -0.75"])
     alone = run_grid(one, tmp_path / "alone")

@@ -40,7 +40,6 @@ def make(value, prompts=PROMPTS, seeds=(0, 1), scales=SCALES, keep=lambda cell: 
             "saturation": [0.4 + value(cell)] * 2,
             "features": features.tolist(),
             "seconds": 2.0,
-            "critic_error": None if cell.method == "SDS" else cell.scale,
         }
     return Summary(grid, records, Path())
 
@@ -167,13 +166,6 @@ def test_missing_cells_leave_the_rest_as_it_is():
     assert found.robustness("p_pair", "SDS") is not None
     assert found.estimate("silhouette_iou", "SDS", 7.5) is None
     assert "silhouette_iou" not in found.values
-
-
-def test_only_methods_with_a_critic_have_its_error():
-    found = make(lambda cell: 0.5)
-    assert found.estimate("critic_error", "SDS", 7.5) is None
-    assert found.robustness("critic_error", "SDS") is None
-    assert found.estimate("critic_error", "VSD", 7.5).value == 7.5
 
 
 def test_costs_are_means_of_what_is_known():

@@ -264,3 +264,23 @@ def test_a_v_critic_enters_as_epsilon():
     torch.testing.assert_close(
         (epsilon - noise) ** 2, SCHEDULE.abar(t, x0) * (v - v_true) ** 2, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("step", [20, 300, 600])
+def test_vsd_of_a_perfect_critic_on_two_particles_is_sds(step):
+    """A noisy latent tells which of two particles it came from, hence the noise."""
+    shape = (4, 8, 8)
+    particles = {"one": (torch.randn(shape), 0.0), "two": (torch.randn(shape), 0.0)}
+    perfect = GaussianMixtureTeacher(particles, SCHEDULE)
+    teacher = GaussianTeacher(
+        {"": (torch.zeros(shape), 1.0), "y": (torch.ones(shape), 0.5)}, SCHEDULE
+    )
+    x0, t = perfect.means.repeat(8, 1, 1, 1), torch.full((16,), step)
+    noise = torch.randn_like(x0)
+    x_t = SCHEDULE.add_noise(x0, noise, t)
+    critic = perfect.epsilon(x_t, t, perfect.embed_text([""]).expand(16, -1, -1))
+    scores = score(teacher, "y", x0, noise, t, critic)
+    w = weight("uniform", SCHEDULE, t, x_t)
+    sds = SDS.gradient(scores, 7.5, w)
+    assert sds.abs().mean() > 0.1
+    torch.testing.assert_close(VSD.gradient(scores, 7.5, w), sds, rtol=1e-3, atol=1e-3)

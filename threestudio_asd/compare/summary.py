@@ -36,9 +36,6 @@ MEASURES = {
     "drift": Measure("drift", -1, "RMS change over the last half of the steps"),
     "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
     "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
-    "critic_error": Measure(
-        "critic's denoising error", -1, "mean |e_phi - eps|^2, last step; SDS subtracts eps itself"
-    ),
 }
 COSTS = {
     "seconds": "seconds",
