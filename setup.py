@@ -63,6 +63,7 @@ setup(
             "embreex>=2.17.7",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "beartype>=0.18",
             "ruff>=0.6",
             "build>=1.2",

@@ -23,10 +23,10 @@ from report import write
 def one_run(steps: int, keep: bool) -> dict[str, float]:
     """Steps per second and peak memory (MiB) of one training in this process."""
     from threestudio_asd.cli.main import PLUGINS
-    from threestudio_asd.studio import launch, run, systems
+    from threestudio_asd.studio import device, launch, systems
 
     if not keep:
-        run.keep_freed_memory = lambda: False
+        device.keep_freed_memory = lambda: False
     times: list[float] = []
     on_batch_end = systems.BaseSystem.on_train_batch_end
 

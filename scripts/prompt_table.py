@@ -109,7 +109,9 @@ def mesh_figures(path: Path) -> Figures:
 def measure(cells: list[Cell], out: Path, jobs: int, overrides: list[str]) -> dict[Cell, Figures]:
     """The figures of every cell, run in ``jobs`` processes that share the cores evenly."""
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    from threestudio_asd.parallel import cores
+
+    threads = max(1, cores() // jobs)
 
     def one(cell: Cell) -> Figures:
         record = out / "cells" / f"{cell.name}.json"

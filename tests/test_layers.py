@@ -16,11 +16,13 @@ ALLOWED = {
     # Finding and reading pretrained models; for studio and for teachers.
     "pretrained": {"errors"},
     "text_encoder": {"errors", "pretrained"},
+    # Pieces of a batch in threads.
+    "parallel": {"errors"},
     "kernels": {"errors"},
     "portable": {"errors", "kernels"},
-    "studio": {"errors", "files", "kernels", "pretrained", "text_encoder"},
+    "studio": {"errors", "files", "kernels", "parallel", "pretrained", "text_encoder"},
     "distill": {"errors"},
-    "teachers": {"errors", "distill", "pretrained", "text_encoder"},
+    "teachers": {"errors", "distill", "parallel", "pretrained", "text_encoder"},
     "critics": {"errors", "distill", "teachers"},
     "tiny": {"errors", "files", "distill", "teachers", "pretrained", "text_encoder"},
     "host": {"errors", "studio"},
@@ -29,13 +31,13 @@ ALLOWED = {
     "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "pretrained", "host", "distill", "teachers", "critics", "tiny"),
-        *("guidance", "systems"),
+        *("errors", "files", "parallel", "pretrained", "host", "distill", "teachers", "critics"),
+        *("tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
     "cli": {
-        *("errors", "requirements", "pretrained", "kernels", "tiny", "teachers"),
+        *("errors", "parallel", "requirements", "pretrained", "kernels", "tiny", "teachers"),
         *("portable", "studio", "host", "dropin", "compare"),
     },
 }

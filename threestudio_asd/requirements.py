@@ -26,6 +26,7 @@ PLUGIN = {
     "omegaconf": ">=2.3",
     "jaxtyping": ">=0.2.34",
     "safetensors": ">=0.4",
+    "loky": ">=3.4",
 }
 #: What the bundled host and the command line need besides.
 BUNDLED = {

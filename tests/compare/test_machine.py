@@ -6,15 +6,13 @@ import sys
 import torch
 
 from threestudio_asd.compare import machine
+from threestudio_asd.parallel import splitting
 
 
 def test_threads_are_counted_on_a_cpu():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert machine.describe().endswith("1 thread") or torch.cuda.is_available()
-    finally:
-        torch.set_num_threads(before)
+    for threads, told in ((1, "1 thread"), (3, "3 threads")):
+        with splitting(pieces=4, threads=threads):
+            assert machine.describe().endswith(told) or torch.cuda.is_available()
 
 
 # In a process of its own: one that has freed much memory reuses it, and its peak stays.

@@ -14,6 +14,7 @@ from threestudio_asd.studio.models.background.solid_color import SolidColorBackg
 from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
 from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
 from threestudio_asd.studio.models.material.no_material import NoMaterial
+from threestudio_asd.studio.models.renderer import nerf_volume_renderer
 from threestudio_asd.studio.models.renderer.nerf_volume_renderer import NeRFVolumeRenderer
 
 IMAGES = {"comp_rgb": 3, "comp_rgb_fg": 3, "comp_rgb_bg": 3, "opacity": 1, "depth": 1}
@@ -202,17 +203,39 @@ def test_pruning_drops_samples_and_keeps_the_image():
         torch.testing.assert_close(out["comp_rgb"], full["comp_rgb"], atol=2e-3, rtol=0)
 
 
-def test_geometry_is_evaluated_once_per_kept_sample():
-    class Counting(SolidBall):
-        evaluated = 0
+class Counting(SolidBall):
+    evaluated = 0
 
-        def forward(self, points, output_normal=False):
-            self.evaluated += len(points)
-            return super().forward(points, output_normal)
+    def forward(self, points, output_normal=False):
+        self.evaluated += len(points)
+        return super().forward(points, output_normal)
 
+
+def test_many_samples_are_pruned_before_geometry_is_evaluated(monkeypatch):
+    monkeypatch.setattr(nerf_volume_renderer, "SHADED_AT_ONCE", 0)
     draw = renderer(Counting())
     out = draw(**views())
     assert draw.geometry.evaluated == len(out["points"])
+
+
+def test_few_samples_are_evaluated_once_and_pruned_afterwards(monkeypatch):
+    results, batch = [], views()
+    for most in (0, 2**20):
+        monkeypatch.setattr(nerf_volume_renderer, "SHADED_AT_ONCE", most)
+        torch.manual_seed(0)
+        geometry = ImplicitVolume({**SMALL, "density_blob_scale": 40.0})
+        out = renderer(geometry, randomized=False)(**batch)
+        loss = out["comp_rgb"].square().sum() + out["weights"].square().sum()
+        results.append((out, torch.autograd.grad(loss, [*geometry.parameters()])))
+    (before, before_grads), (after, after_grads) = results
+    grid = renderer(ImplicitVolume(SMALL), prune_alpha_threshold=False, randomized=False)(**batch)
+    assert len(before["points"]) < len(grid["points"])
+    assert torch.equal(before["points"], after["points"])
+    assert before.keys() == after.keys()
+    for key in before:
+        torch.testing.assert_close(after[key], before[key], atol=1e-6, rtol=1e-5)
+    for a, b in zip(after_grads, before_grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_empty_scene_keeps_the_background_and_its_gradients():

@@ -47,13 +47,12 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     from threestudio_asd.compare.records import finished
     from threestudio_asd.compare.runner import default_jobs, require_complete, run_grid
     from threestudio_asd.compare.summary import Summary
-    from threestudio_asd.studio.device import get_device, keep_freed_memory
+    from threestudio_asd.studio.device import prepare_cpu
 
     flags = {key: getattr(args, key) for key in ("scales", "prompts", "seeds", "steps")}
     grid = load_grid(args.config, methods=args.methods, **flags)
     out = args.out or Path("outputs/compare") / Path(args.config).stem
-    if get_device().type == "cpu":
-        keep_freed_memory()
+    prepare_cpu()
     if not args.page_only:
         run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
     records = finished(grid, out)  # with those of other processes

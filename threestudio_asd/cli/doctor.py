@@ -123,11 +123,17 @@ def _library(name: str, wrong: str | None) -> Row:
 
 
 def _devices() -> Iterator[Row]:
-    yield Row("cpu", "yes", f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}")
+    name = platform.processor() or platform.machine()
     try:
         import torch
+
+        from threestudio_asd.parallel import cores
+
+        free = cores()
     except Exception:  # the libraries' section tells why
+        yield Row("cpu", "yes", f"{os.cpu_count()} cores, {name}")
         return
+    yield Row("cpu", "yes", f"{os.cpu_count()} cores, {free} to be used, {name}")
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = f"{device.total_memory / 2**30:.0f} GiB"

@@ -9,8 +9,9 @@ from PIL import Image
 
 from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import set_pieces
 from threestudio_asd.studio.checkpoint import load_checkpoint, require_compatible
-from threestudio_asd.studio.device import get_device
+from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.studio.experiment import load_config
 from threestudio_asd.studio.registry import find
 from threestudio_asd.tiny.evaluation import Verdict, assess, parse_prompt
@@ -28,6 +29,8 @@ def load_system(trial: Path) -> Any:
         raise UserError(f"{trial} is no trial folder: it has no configs/parsed.yaml.")
     checkpoint = load_checkpoint(weights)
     cfg = load_config(config)
+    prepare_cpu()
+    set_pieces(cfg.pieces)
     system = find(cfg.system_type)(cfg.system, resumed=True)
     _load_scene(system, checkpoint["state_dict"], str(weights))
     system.set_resume_status(int(checkpoint["epoch"]), int(checkpoint["global_step"]))

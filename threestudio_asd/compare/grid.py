@@ -27,6 +27,8 @@ CONVENTIONS = {"diffusers": 0.0, "threestudio-sds": -1.0}
 # Of a config, what says where a run's files lie and not what it computes.
 _PLACES = ("name", "description", "tag", "use_timestamp", "timestamp", "exp_root_dir", "exp_dir")
 _PLACES += ("trial_name", "trial_dir", "n_gpus", "resume", "checkpoint")
+# Changes last digits, as another type of processor does.
+_PLACES += ("pieces",)
 
 
 @dataclass

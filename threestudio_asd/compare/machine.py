@@ -6,16 +6,17 @@ from pathlib import Path
 
 import torch
 
+from threestudio_asd import parallel
 from threestudio_asd.studio.device import get_device
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def describe() -> str:
-    """The GPU, or the processor with the number of threads that compute."""
+    """The GPU, or the processor with the number of threads that compute pieces of a batch."""
     if get_device().type == "cuda":
         return torch.cuda.get_device_name(0)
-    threads = torch.get_num_threads()
+    threads = parallel.get_threads()
     return f"{processor()} ({os.cpu_count()} cores), {threads} thread{'s' * (threads > 1)}"
 
 

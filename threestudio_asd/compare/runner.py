@@ -11,12 +11,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-
+from threestudio_asd import parallel
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.checkpoint import save_atomically
-from threestudio_asd.studio.device import get_device, keep_freed_memory
+from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.teachers.cache import models_read_once
 
 from . import machine, measure
@@ -38,13 +37,7 @@ OnStep = Callable[[Cell, int], None]
 
 def default_jobs() -> int:
     """One for each core that this process may use: a cell is too small for two. On CUDA, one."""
-    return 1 if get_device().type == "cuda" else _cores()
-
-
-def _cores() -> int:
-    """What this process may use, where the system tells."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return 1 if get_device().type == "cuda" else parallel.cores()
 
 
 def run_grid(
@@ -138,7 +131,7 @@ def _cells(
         with models_read_once(), _quiet_host():
             yield lambda cells: ((cell, run_cell(grid, cell, out, on_step)) for cell in cells)
         return
-    threads = max(1, _cores() // jobs)
+    threads = max(1, parallel.cores() // jobs)
     with ProcessPoolExecutor(
         jobs,
         multiprocessing.get_context("spawn"),  # a fork would share threads and CUDA
@@ -169,9 +162,8 @@ def _begin_worker(threads: int, plugins: Sequence[str]) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    if get_device().type == "cpu":
-        keep_freed_memory()
+    prepare_cpu()
+    parallel.set_threads(threads)
     log.setup_logging()
     for module in plugins:
         importlib.import_module(module)

@@ -108,7 +108,7 @@ class _Watch(pl.Callback):
     turntable: Tensor | None = None
     weights: dict[str, Any] = field(default_factory=dict)
     critic_error: float | None = None
-    passes: int = 0
+    passes: list[int] = field(default_factory=list)  # rows; threads append to it
     seconds: float = 0.0
     _hooks: list = field(default_factory=list)
     _began: float = 0.0
@@ -145,7 +145,7 @@ class _Watch(pl.Callback):
 
 
 def _count_items(watch: _Watch, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-    watch.passes += len(args[0] if args else kwargs["sample"])
+    watch.passes.append(len(args[0] if args else kwargs["sample"]))
 
 
 def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: None) -> Outcome:
@@ -176,7 +176,7 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
         turntable=watch.turntable,
         weights=watch.weights,
         seconds=watch.seconds,
-        unet_evaluations=watch.passes / items if watch.passes else None,
+        unet_evaluations=sum(watch.passes) / items if watch.passes else None,
         peak_memory_mb=machine.peak_memory_mb(),
         nonfinite_steps=system.nonfinite_total,
         critic_error=watch.critic_error,

@@ -5,14 +5,13 @@ column. Every pixel looks at its four neighbours and writes only to itself, so t
 pixels is looked at twice, but only where their triangles differ.
 """
 
-import functools
 from types import SimpleNamespace
 from typing import no_type_check
 
 import torch
 
 from threestudio_asd.kernels._raster_kernels import Double, Triangles, build_loads, kernel
-from threestudio_asd.kernels._warp import warp
+from threestudio_asd.kernels._warp import made_once, warp
 
 wp = warp()
 
@@ -21,7 +20,7 @@ MAX_HOPS = 64
 
 
 @no_type_check  # annotations of kernels are Warp types
-@functools.cache
+@made_once
 def build(dtype: torch.dtype) -> SimpleNamespace:
     """``antialias`` and ``antialias_grad`` for pictures of float32 or float64."""
     loads = build_loads(dtype)

@@ -13,13 +13,13 @@ from typing import no_type_check
 
 import torch
 
-from threestudio_asd.kernels._warp import scalar_type, warp
+from threestudio_asd.kernels._warp import made_once, scalar_type, warp
 
 wp = warp()
 
 
 @no_type_check  # annotations of kernels are Warp types
-@functools.cache
+@made_once
 def build(n_features: int, dtype: torch.dtype) -> SimpleNamespace:
     """The kernels for F features per level in float32 or float64; each compiles at first launch."""
     Real = scalar_type(dtype)

@@ -9,7 +9,6 @@ With table rows θ_c, weights w_c(x) and an upstream gradient g of the features:
 so a loss on normals, which are gradients in x, reaches the table.
 """
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.kernels._warp import (
     as_array,
     launch_split,
+    made_once,
     scalar_type,
     threads_for,
     warp,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PRIMES = (1, 2654435761, 805459861)
 
 
-@functools.lru_cache(maxsize=64)
+@made_once
 def _level_arrays(spec: "GridSpec", device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     from threestudio_asd.kernels._hashgrid_kernels import build
 

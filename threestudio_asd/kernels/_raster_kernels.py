@@ -14,7 +14,7 @@ from typing import Any, no_type_check
 
 import torch
 
-from threestudio_asd.kernels._warp import scalar_type, warp
+from threestudio_asd.kernels._warp import made_once, scalar_type, warp
 
 wp = warp()
 
@@ -28,7 +28,7 @@ EMPTY = 2**63 - 1
 
 
 @no_type_check  # annotations of kernels are Warp types
-@functools.cache
+@made_once
 def build_loads(dtype: torch.dtype) -> SimpleNamespace:
     """Functions that read vertices and pixels, for positions and pictures of ``dtype``."""
     Real = scalar_type(dtype)
@@ -65,7 +65,7 @@ def build_loads(dtype: torch.dtype) -> SimpleNamespace:
 
 
 @no_type_check
-@functools.cache
+@made_once
 def build_cover(dtype: torch.dtype) -> Any:
     """Depth and triangle of every pixel, in one integer.
 

@@ -1,17 +1,16 @@
 """Warp kernels over rays: marching through an occupancy grid, sums over the samples of a ray."""
 
-import functools
 from typing import Any, no_type_check
 
 import torch
 
-from threestudio_asd.kernels._warp import scalar_type, warp
+from threestudio_asd.kernels._warp import made_once, scalar_type, warp
 
 wp = warp()
 
 
 @no_type_check  # annotations of kernels are Warp types
-@functools.cache
+@made_once
 def build_march() -> Any:
     """The ray marcher, float32; one work item is a ray; ``write`` 0 counts, 1 writes.
 
@@ -109,7 +108,7 @@ def build_march() -> Any:
 
 
 @no_type_check
-@functools.cache
+@made_once
 def build_exclusive_sum(dtype: torch.dtype) -> Any:
     """Per ray, the sum of the values before (``reverse``: after) each; float32 or float64."""
     Real = scalar_type(dtype)

@@ -4,20 +4,19 @@ Layout of arrays as in :mod:`._raster_kernels`; one work item is a row of pixels
 column. Sums over pixels have one copy per thread (``first`` is the thread on the CPU).
 """
 
-import functools
 from types import SimpleNamespace
 from typing import no_type_check
 
 import torch
 
 from threestudio_asd.kernels._raster_kernels import Double, Triangles, build_loads, kernel
-from threestudio_asd.kernels._warp import warp
+from threestudio_asd.kernels._warp import made_once, warp
 
 wp = warp()
 
 
 @no_type_check
-@functools.cache
+@made_once
 def build_shade(dtype: torch.dtype) -> SimpleNamespace:
     """Barycentrics, depth and their derivatives; one work item is a row, ``inner`` a column."""
     loads = build_loads(dtype)
@@ -118,7 +117,7 @@ def build_shade(dtype: torch.dtype) -> SimpleNamespace:
 
 
 @no_type_check
-@functools.cache
+@made_once
 def build_interpolate(dtype: torch.dtype) -> SimpleNamespace:
     """Attributes (images or 1, Nv, C) at the pixels, and their derivatives."""
     loads = build_loads(dtype)

@@ -8,7 +8,8 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +22,26 @@ from threestudio_asd.errors import UserError
 MIN_PARALLEL = 8192
 
 
-# Kernels launched before: Warp must not compile and load one in two threads at once.
+# Warp builds, compiles and loads in one thread at a time.
+_building = threading.RLock()
+# Kernels launched before, which are compiled and loaded.
 _loaded: set[Any] = set()
+
+
+def made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """``functools.cache`` for what threads must not make twice: two builds of a kernel would each
+    have types of their own."""
+    found: dict[Any, Any] = {}
+
+    @functools.wraps(make)
+    def get(*key: Any) -> Any:
+        if key not in found:
+            with _building:
+                if key not in found:
+                    found[key] = make(*key)
+        return found[key]
+
+    return get
 
 
 @contextlib.contextmanager
@@ -39,7 +58,7 @@ def _stderr_to_null() -> Iterator[None]:
         os.close(null)
 
 
-@functools.cache
+@made_once
 def warp() -> Any:
     """Import and initialise Warp, without its banner.
 
@@ -58,14 +77,14 @@ def warp() -> Any:
     return wp
 
 
-@functools.cache
+@made_once
 def scalar_type(dtype: torch.dtype) -> Any:
     """The Warp scalar type of a torch float dtype: float32 or float64."""
     wp = warp()
     return {torch.float32: wp.float32, torch.float64: wp.float64}[dtype]
 
 
-@functools.cache
+@made_once
 def _stream(device_index: int, handle: int) -> Any:
     wp = warp()
     return wp.Stream(wp.get_device(f"cuda:{device_index}"), cuda_stream=handle)
@@ -121,8 +140,11 @@ def launch_split(
     k, k + n, k + 2n, ... (neighbours cost alike, so the shares are even). The kernel finds its
     item as ``first + stride * i``; two items must not write to the same memory.
     """
-    if kernel not in _loaded:  # this launch compiles it
-        threads = 1
+    if kernel not in _loaded:
+        with _building:
+            launch(kernel, (n_items, inner), [0, 1, *args], device)
+            _loaded.add(kernel)
+        return
     jobs = [
         _workers().submit(
             launch, kernel, (len(range(k, n_items, threads)), inner), [k, threads, *args], device
@@ -132,7 +154,6 @@ def launch_split(
     launch(kernel, (len(range(0, n_items, threads)), inner), [0, threads, *args], device)
     for job in jobs:
         job.result()
-    _loaded.add(kernel)
 
 
 def check_tensor(

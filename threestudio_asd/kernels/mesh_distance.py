@@ -1,13 +1,12 @@
 """Signed distance from points to a triangle mesh, with Warp's own bounding volume hierarchy."""
 
-import functools
 from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._warp import launch, warp
+from ._warp import launch, made_once, warp
 
 
 def signed_distance(
@@ -35,7 +34,7 @@ def signed_distance(
 
 
 @no_type_check  # annotations of kernels are Warp types
-@functools.cache
+@made_once
 def _kernel() -> Any:
     wp = warp()
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
@@ -146,17 +146,28 @@ class OccGridEstimator(nn.Module):
                 f"sigma_fn and alpha_fn must return one value per sample, ({starts.numel()},), "
                 f"got {tuple(getattr(value, 'shape', ())) or type(value).__name__}."
             )
-        # An opacity over a step of length 1 is a density of -log(1 - α).
-        lengths = (
-            (starts, ends) if is_density else (torch.zeros_like(value), torch.ones_like(value))
-        )
-        sigmas = value if is_density else -torch.log1p(-value)
+        if not is_density:  # an opacity over a step of length 1 is a density of -log(1 - α)
+            starts, ends = torch.zeros_like(value), torch.ones_like(value)
+            value = -torch.log1p(-value)
+        keep = self.visible((rays, starts, ends), value, n_rays, early_stop_eps, alpha_thre)
+        return tuple(part[keep] for part in samples)
+
+    def visible(
+        self,
+        samples: Samples,
+        sigmas: Float[Tensor, "N"],
+        n_rays: int,
+        early_stop_eps: Real = 1e-4,
+        alpha_thre: Real = 0.0,
+    ) -> Bool[Tensor, "N"]:
+        """Which of the ``samples`` with densities ``sigmas`` are neither hidden nor empty: T >=
+        early_stop_eps and opacity >= min(alpha_thre, mean occupancy)."""
+        rays, starts, ends = samples
         trans, alphas = render_transmittance_from_density(
-            *lengths, sigmas.to(starts.dtype), packed_info=pack_info(rays, n_rays)
+            starts, ends, sigmas.to(starts.dtype), packed_info=pack_info(rays, n_rays)
         )
         threshold = min(alpha_thre, float(self.occs.mean()))
-        keep = visible_samples(trans, alphas, early_stop_eps, threshold)
-        return rays[keep], starts[keep], ends[keep]
+        return visible_samples(trans, alphas, early_stop_eps, threshold)
 
     def update_every_n_steps(
         self,

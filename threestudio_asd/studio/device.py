@@ -20,6 +20,17 @@ def get_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
+def prepare_cpu() -> None:
+    """Settings of a process that computes on the CPU; where there is CUDA, nothing happens.
+
+    Threads share batches (:mod:`threestudio_asd.parallel`), so torch needs none of its own for
+    single operations.
+    """
+    if get_device().type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(1)
+
+
 def keep_freed_memory() -> bool:
     """Let glibc's allocator reuse large freed blocks instead of returning them to the system.
 

@@ -37,6 +37,9 @@ class ExperimentConfig:
     trial_name: str = "exp"
     trial_dir: str = "outputs/default/exp"
     n_gpus: int = 1
+    # On a CPU, into how many pieces a step's batch is split, at most: as many cores help. Results
+    # depend on it in their last digits, and not on the machine's number of cores.
+    pieces: int = 2
 
     resume: str | None = None
     data_type: str = ""
@@ -52,6 +55,8 @@ class ExperimentConfig:
             raise UserError("a trial needs a folder name: set tag=..., or use_timestamp=true.")
         if isinstance(self.seed, int) and self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
+        if isinstance(self.pieces, int) and self.pieces < 1:
+            raise UserError(f"pieces={self.pieces}: a batch has at least one piece.")
         # A resumed trial's own config carries its timestamp, so its folder is found again.
         if self.timestamp is None:
             self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S") if self.use_timestamp else ""

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import set_pieces
 from threestudio_asd.studio import log
 from threestudio_asd.studio.callbacks import (
     Progress,
@@ -20,7 +21,7 @@ from threestudio_asd.studio.callbacks import (
 )
 from threestudio_asd.studio.check import check_system
 from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
-from threestudio_asd.studio.device import get_device, keep_freed_memory
+from threestudio_asd.studio.device import prepare_cpu
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.snapshots import save_code, save_command, save_configs
 from threestudio_asd.studio.systems import BaseSystem
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
         )
     trial = _make_trial_folder(cfg)
     log.info("%s", _device_line(args.gpu))
-    if get_device().type == "cpu":
-        keep_freed_memory()
+    prepare_cpu()
     trainer, system = assemble(
         *(cfg, data, trial, cfg.trainer, *_attachments(args, cfg, trial)),
         verbose=args.verbose,
@@ -99,6 +99,7 @@ def assemble(
     Raises:
         UserError: a bad config; what is wrong with ``arguments`` is told before any model is built.
     """
+    set_pieces(cfg.pieces)
     pl.seed_everything(cfg.seed, workers=True, verbose=verbose)
     trainer = make_trainer(arguments, callbacks, loggers, verbose=verbose)
     system = find(cfg.system_type)(cfg.system, resumed=resumed)

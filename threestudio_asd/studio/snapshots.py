@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from threestudio_asd.studio import log
-from threestudio_asd.studio.config import dump_config
+from threestudio_asd.studio.config import config_to_primitive, dump_config
+from threestudio_asd.studio.experiment import ExperimentConfig
 
 _CODE = {".py", ".yaml", ".yml", ".toml", ".txt", ".md", ".sh", ".cu", ".cpp", ".h"}
 _MAX_FILE_BYTES = 1_000_000
@@ -22,7 +25,11 @@ def save_configs(folder: Path, source: Path, cfg: Any) -> None:
     # A resumed trial is started from one of these two files.
     if source.resolve().parent != folder.resolve():
         shutil.copyfile(source, raw)
-    dump_config(folder / "parsed.yaml", cfg)
+    values = config_to_primitive(cfg)
+    # threestudio, which has no such key, can read what is left.
+    if values.get("pieces") == ExperimentConfig.pieces:
+        del values["pieces"]
+    dump_config(folder / "parsed.yaml", OmegaConf.create(values))
 
 
 def save_command(path: Path) -> None:

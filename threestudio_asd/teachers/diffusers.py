@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import map_batch
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.cache import read_once
@@ -128,8 +129,14 @@ class StableDiffusionTeacher(Teacher):
                 f"Images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be encoded: "
                 f"give sides that are multiples of {self.downscale}."
             )
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        def moments(images: Tensor) -> Tensor:
+            return self.vae.encode(images).latent_dist.parameters
+
         with torch.autocast(images.device.type, enabled=False):
-            posterior = self.vae.encode((2.0 * images - 1.0).to(self.vae.dtype)).latent_dist
+            found = map_batch(moments, (2.0 * images - 1.0).to(self.vae.dtype))
+            posterior = DiagonalGaussianDistribution(found)
         latents = posterior.sample() if self.posterior == "sample" else posterior.mean
         config = self.vae.config
         return (latents.float() - (config.shift_factor or 0.0)) * config.scaling_factor
@@ -138,8 +145,12 @@ class StableDiffusionTeacher(Teacher):
         """Images in [0, 1], float32, of latents of any size."""
         config = self.vae.config
         latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
+
+        def decode(latents: Tensor) -> Tensor:
+            return self.vae.decode(latents).sample
+
         with torch.autocast(latents.device.type, enabled=False):
-            images = self.vae.decode(latents.to(self.vae.dtype)).sample
+            images = map_batch(decode, latents.to(self.vae.dtype))
         return (images.float() / 2.0 + 0.5).clamp(0.0, 1.0)
 
     def embed_text(self, prompts: list[str]) -> Float[Tensor, "N L D"]:

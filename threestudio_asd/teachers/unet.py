@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import map_batch, trained
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.weights import Checkpoint, fuse_lora, load_part
 
@@ -102,14 +103,14 @@ class FrozenUNet:
 
         It runs in the precision of its weights, inside an autocast region too.
         """
+
+        def run(x_t: Tensor, t: Tensor, condition: Tensor, labels: Tensor | None) -> Tensor:
+            return self.unet(x_t, t, encoder_hidden_states=condition, class_labels=labels).sample
+
         with torch.autocast(x_t.device.type, enabled=False):
-            prediction = self.unet(
-                x_t.to(self.dtype),
-                t,
-                encoder_hidden_states=condition.to(self.dtype),
-                class_labels=class_labels,
-            ).sample
-        return prediction.float()
+            rows = x_t.to(self.dtype), t, condition.to(self.dtype), class_labels
+            # The parameters that are trained are those of a critic's adapter.
+            return map_batch(run, *rows, shared=trained(self.unet)).float()
 
     def epsilon(
         self,

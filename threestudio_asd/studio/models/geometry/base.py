@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import map_batch
 from threestudio_asd.studio import log
 from threestudio_asd.studio.base import BaseModule
 from threestudio_asd.studio.models.isosurface import CubeSampling, Sampling
@@ -120,7 +121,11 @@ class BaseImplicitGeometry(BaseGeometry):
     def _extract(self, sampling: Sampling, bbox: Float[Tensor, "2 3"]) -> Mesh:
         points = sampling.points(bbox)
         chunk = self.cfg.isosurface_chunk or DEFAULT_CHUNK
-        field = chunk_batch(lambda p: self.forward_field(p)[0], chunk, points)
+
+        def values(points: Tensor) -> Tensor:
+            return chunk_batch(lambda p: self.forward_field(p)[0], chunk, points)
+
+        field = map_batch(values, points)
         threshold = self._threshold(field)
         level = self.forward_level(field, threshold)
         if not level.min() < 0 < level.max():

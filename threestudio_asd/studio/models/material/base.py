@@ -21,6 +21,11 @@ class BaseMaterial(BaseModule):
     requires_normal: bool = False
     requires_tangent: bool = False
 
+    def draw(self) -> dict[str, Any]:
+        """What is random about the next batch, as arguments of ``forward``: a renderer draws once
+        and then calls ``forward`` for each piece of the batch."""
+        return {}
+
     def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, "*B 3"]:
         """Colour in [0, 1] of the given points."""
         raise NotImplementedError

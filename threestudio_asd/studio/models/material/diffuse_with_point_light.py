@@ -59,7 +59,10 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
             ambient_ratio: white light, of which this part is ambient and the rest diffuse.
             shading: "albedo", "textureless" or "diffuse"; chosen as the config says by default.
         """
-        shading = self._choose_shading() if shading is None else shading
+        if shading is None:
+            drawn = self.draw()
+            shading = drawn["shading"]
+            ambient_ratio = drawn.get("ambient_ratio") if ambient_ratio is None else ambient_ratio
         if shading not in ("albedo", "textureless", "diffuse"):
             raise UserError(f"shading is '{shading}'; use albedo, textureless or diffuse.")
         albedo = self.albedo_activation(features[..., :3])
@@ -75,8 +78,14 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
         """``albedo`` alone: light is not baked in."""
         return {"albedo": self.albedo_activation(features[..., :3]).clamp(0, 1)}
 
+    def draw(self) -> dict[str, Any]:
+        """``shading`` and, with ``soft_shading``, ``ambient_ratio`` of a batch."""
+        shading = self._choose_shading()
+        if shading == "albedo" or not (self.training and self.cfg.soft_shading):
+            return {"shading": shading}
+        return {"shading": shading, "ambient_ratio": 1 - torch.rand(()).item()}
+
     def _choose_shading(self) -> str:
-        """One shading for the whole batch."""
         if not self.training:
             return "albedo" if self.ambient_only or self.cfg.ambient_only_on_test else "diffuse"
         if self.ambient_only or torch.rand(()) >= self.cfg.diffuse_prob:
@@ -86,7 +95,4 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
     def _light_colors(self, ambient_ratio: float | None) -> tuple[Tensor | float, Tensor | float]:
         if ambient_ratio is not None:
             return ambient_ratio, 1 - ambient_ratio
-        if self.training and self.cfg.soft_shading:
-            diffuse = torch.rand(()).item()
-            return 1 - diffuse, diffuse
         return self.ambient_light_color, self.diffuse_light_color

@@ -1,7 +1,7 @@
 """``nerf-volume-renderer``: emission-absorption rendering of a density field.
 
-Samples come from a 32^3 occupancy grid. A first pass without gradients drops the samples that
-hardly show; geometry and material are then evaluated once, on the rest.
+Samples come from a 32^3 occupancy grid; those that hardly show are dropped. On the CPU the rays are
+rendered in pieces (:mod:`threestudio_asd.parallel`).
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.kernels.occgrid import OccGridEstimator
 from threestudio_asd.kernels.volrend import accumulate_along_rays, render_weight_from_density
+from threestudio_asd.parallel import map_batch, trained
 from threestudio_asd.studio.models.background.base import BaseBackground
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
@@ -26,6 +27,11 @@ from threestudio_asd.studio.registry import register
 GRID_RESOLUTION = 32
 # A sample less opaque than this is dropped before geometry is evaluated with gradients.
 ALPHA_THRESHOLD = 0.01
+# In training, geometry and material are evaluated once at up to this many samples of a piece, and
+# those that hardly show are dropped afterwards: they are too few to pay for a pass of their own.
+SHADED_AT_ONCE = 2**18
+# One row per ray, in contrast to one per sample.
+IMAGES = {"comp_rgb", "comp_rgb_fg", "opacity", "depth", "z_variance", "comp_normal"}
 
 
 @register("nerf-volume-renderer")
@@ -84,7 +90,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def _occupancy(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
         """Opacity of one step through ``points``, to first order."""
-        return self.geometry.forward_density(points) * self.render_step_size
+        return map_batch(self.geometry.forward_density, points) * self.render_step_size
 
     def forward(
         self,
@@ -107,9 +113,46 @@ class NeRFVolumeRenderer(VolumeRenderer):
             In training also, per sample, ``weights t_points t_intervals`` (N 1), ``t_dirs
             points`` (N 3), ``ray_indices`` (N) and everything that the geometry returned.
         """
-        samples = self._sample(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3))
-        geo_out, rgb = self._shade(samples, light_positions, kwargs)
+        n_rays = rays_o.shape[:3].numel()
+        # Drawn for the whole batch, not by its pieces: offsets, then what the material draws.
+        nears = torch.full((n_rays,), float(self.cfg.near_plane), device=rays_o.device)
+        if self.training and self.cfg.randomized:
+            nears = nears + torch.rand_like(nears) * self.render_step_size
+        extra = {**self.material.draw(), **kwargs}
+        rows = [
+            rays_o.reshape(-1, 3),
+            rays_d.reshape(-1, 3),
+            light_positions[:, None, None].expand_as(rays_d).reshape(-1, 3),
+            nears,
+            torch.arange(n_rays, device=rays_o.device),
+        ]
+        out = map_batch(
+            lambda *rows: self._render(*rows, extra),
+            *rows,
+            shared=trained(self.geometry, self.material),
+        )
         background = self.background(dirs=rays_d)
+        behind = _background_rows(background if bg_color is None else bg_color, rays_o.shape[:3])
+        out["comp_rgb"] = out["comp_rgb_fg"] + behind * (1 - out["opacity"])
+        for key in IMAGES & out.keys():
+            out[key] = out[key].view(*rays_o.shape[:3], -1)
+        out["comp_rgb_bg"] = background
+        if self.training and self.cfg.return_normal_perturb:
+            out["normal_perturb"] = self._perturbed_normal(out["points"])
+        return out
+
+    def _render(
+        self,
+        rays_o: Float[Tensor, "Nr 3"],
+        rays_d: Float[Tensor, "Nr 3"],
+        lights: Float[Tensor, "Nr 3"],
+        nears: Float[Tensor, "Nr"],
+        number: Int[Tensor, "Nr"],
+        extra: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        """Everything about some of the batch's rays, whose place in it is ``number``: a row per ray
+        of each image, and in training a row per sample of the rest."""
+        samples, geo_out, rgb = self._shaded_samples(rays_o, rays_d, lights, nears, extra)
         weights, _, _ = render_weight_from_density(
             samples.t_starts,
             samples.t_ends,
@@ -117,52 +160,71 @@ class NeRFVolumeRenderer(VolumeRenderer):
             ray_indices=samples.ray_indices,
             n_rays=samples.n_rays,
         )
-        flat = self._composite(samples, weights, rgb)
-        behind = _background_rows(background if bg_color is None else bg_color, rays_o.shape[:3])
-        flat["comp_rgb"] = flat["comp_rgb_fg"] + behind * (1 - flat["opacity"])
+        out = self._composite(samples, weights, rgb)
         if "normal" in geo_out and (self.cfg.return_comp_normal or not self.training):
-            flat["comp_normal"] = self._composite_normal(samples, weights, geo_out["normal"], flat)
-        out = {key: image.view(*rays_o.shape[:3], -1) for key, image in flat.items()}
-        out["comp_rgb_bg"] = background
+            out["comp_normal"] = self._composite_normal(samples, weights, geo_out["normal"], out)
         if self.training:
             out |= {"weights": weights[:, None], **samples.as_output(), **geo_out}
-            if self.cfg.return_normal_perturb:
-                out["normal_perturb"] = self._perturbed_normal(samples.positions)
+            out["ray_indices"] = number.index_select(0, samples.ray_indices)
         return out
 
-    @torch.no_grad()
-    def _sample(self, rays_o: Float[Tensor, "Nr 3"], rays_d: Float[Tensor, "Nr 3"]) -> RaySamples:
-        prune = self.cfg.grid_prune and self.cfg.prune_alpha_threshold
-
-        def sigma_fn(t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor) -> Tensor:
-            middle = RaySamples(rays_o, rays_d, ray_indices, t_starts, t_ends).positions
+    def _shaded_samples(
+        self, rays_o: Tensor, rays_d: Tensor, lights: Tensor, nears: Tensor, extra: dict[str, Any]
+    ) -> tuple[RaySamples, dict[str, Tensor], Float[Tensor, "N Nc"]]:
+        """The samples that show, the geometry's output there, and their colours."""
+        samples = self._march(rays_o, rays_d, nears)
+        prunes = self.cfg.grid_prune and self.cfg.prune_alpha_threshold and len(samples) > 0
+        at_once = prunes and self.training and len(samples) <= SHADED_AT_ONCE
+        # Normals may cost several evaluations of the density each.
+        if at_once and not self.material.requires_normal:
+            geo_out, rgb = self._shade(samples, lights, extra)
+            kept = self._visible(samples, geo_out["density"].detach())
+            if len(kept):
+                geo_out = {key: value.index_select(0, kept) for key, value in geo_out.items()}
+                return samples.at(kept), geo_out, rgb.index_select(0, kept)
+            samples = samples.at(kept)
+        elif prunes:
             chunk = 0 if self.training else self.cfg.eval_chunk_size
-            return chunk_batch(self.geometry.forward_density, chunk, middle)[..., 0]
+            with torch.no_grad():
+                density = chunk_batch(self.geometry.forward_density, chunk, samples.positions)
+            samples = samples.at(self._visible(samples, density))
+        if len(samples) == 0:
+            samples = RaySamples.nothing(rays_o, rays_d)
+        return samples, *self._shade(samples, lights, extra)
 
-        ray_indices, t_starts, t_ends = self.estimator.sampling(
+    def _march(
+        self,
+        rays_o: Float[Tensor, "Nr 3"],
+        rays_d: Float[Tensor, "Nr 3"],
+        nears: Float[Tensor, "Nr"],
+    ) -> RaySamples:
+        """All samples in occupied cells."""
+        found = self.estimator.sampling(
             rays_o,
             rays_d,
-            sigma_fn=sigma_fn if prune else None,
             near_plane=self.cfg.near_plane,
             far_plane=self.cfg.far_plane,
+            t_min=nears,
             render_step_size=self.render_step_size,
-            alpha_thre=ALPHA_THRESHOLD if prune else 0.0,
-            stratified=self.training and self.cfg.randomized,
-            cone_angle=0.0,
-            early_stop_eps=1e-4 if self.cfg.grid_prune else 0.0,
         )
-        if len(ray_indices) == 0:
-            # One sample of no length: it adds nothing, and every output keeps its gradient.
-            ray_indices = torch.zeros(1, dtype=torch.int64, device=rays_o.device)
-            t_starts = t_ends = torch.zeros(1, device=rays_o.device)
-        return RaySamples(rays_o, rays_d, ray_indices, t_starts, t_ends)
+        return RaySamples(rays_o, rays_d, *found)
+
+    @torch.no_grad()
+    def _visible(self, samples: RaySamples, density: Float[Tensor, "N 1"]) -> Int[Tensor, "K"]:
+        """Which samples show."""
+        visible = self.estimator.visible(
+            (samples.ray_indices, samples.t_starts, samples.t_ends),
+            density[..., 0],
+            samples.n_rays,
+            early_stop_eps=1e-4,
+            alpha_thre=ALPHA_THRESHOLD,
+        )
+        return visible.nonzero()[:, 0]
 
     def _shade(
-        self, samples: RaySamples, light_positions: Float[Tensor, "B 3"], extra: dict[str, Any]
+        self, samples: RaySamples, lights: Float[Tensor, "Nr 3"], extra: dict[str, Any]
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N Nc"]]:
         """The geometry's output and the colour of every sample."""
-        image = samples.ray_indices // (samples.n_rays // len(light_positions))
-        lights = light_positions.index_select(0, image)
 
         def shade(positions: Tensor, viewdirs: Tensor, lights: Tensor) -> dict[str, Tensor]:
             geo_out = self.geometry(positions, output_normal=self.material.requires_normal)
@@ -176,7 +238,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
             return {"rgb": rgb, **geo_out}
 
         chunk = 0 if self.training else self.cfg.eval_chunk_size
-        out = chunk_batch(shade, chunk, samples.positions, samples.dirs, lights)
+        lit = samples.positions, samples.dirs, samples.of_ray(lights)
+        out = chunk_batch(shade, chunk, *lit)
         return out, out.pop("rgb")
 
     def _composite(
@@ -214,7 +277,11 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def _perturbed_normal(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Normals a hundredth of a scene unit away, for losses on their smoothness."""
         nearby = positions + 0.01 * torch.randn_like(positions)
-        return self.geometry(nearby, output_normal=True)["normal"]
+
+        def normal(points: Tensor) -> Tensor:
+            return self.geometry(points, output_normal=True)["normal"]
+
+        return map_batch(normal, nearby, shared=trained(self.geometry))
 
 
 def _background_rows(color: Tensor, image_shape: tuple[int, int, int]) -> Tensor:

@@ -18,6 +18,23 @@ class RaySamples:
     t_starts: Float[Tensor, "N"]
     t_ends: Float[Tensor, "N"]
 
+    @classmethod
+    def nothing(cls, rays_o: Float[Tensor, "Nr 3"], rays_d: Float[Tensor, "Nr 3"]) -> "RaySamples":
+        """One sample of no length: it adds nothing, and every output keeps its gradient."""
+        index, zero = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        index, zero = index.to(rays_o.device), zero.to(rays_o.device)
+        return cls(rays_o, rays_d, index, zero, zero)
+
+    def __len__(self) -> int:
+        return len(self.ray_indices)
+
+    def at(self, index: Int[Tensor, "K"]) -> "RaySamples":
+        """Some of the samples."""
+        parts = self.ray_indices, self.t_starts, self.t_ends
+        return RaySamples(
+            self.rays_o, self.rays_d, *(part.index_select(0, index) for part in parts)
+        )
+
     @property
     def n_rays(self) -> int:
         return len(self.rays_o)
