@@ -87,19 +87,22 @@ def splitting(pieces: int | None = None, threads: int | None = None) -> Iterator
 
 
 def map_batch(
-    function: Callable[..., Output], *batched: Tensor | None, shared: Iterable[Tensor] = ()
+    function: Callable[..., Output],
+    *batched: Tensor | None,
+    common: Sequence[Tensor] = (),
+    parameters: Iterable[Tensor] = (),
 ) -> Output:
-    """``function(*batched)``, piece by piece.
+    """``function(*batched, *common)``, piece by piece.
 
     ``function`` must treat rows independently of each other and draw no random numbers. On other
     devices than the CPU, for a single row, and within another map it is called as it is.
 
     Args:
-        function: Takes a piece of each of ``batched`` and returns a tensor or a dictionary of
-            tensors, which are joined along their first dimension, whatever its length.
+        function: Takes a piece of each of ``batched``, then all of ``common``; returns a tensor or
+            a dictionary of tensors, which are joined along their first dimension, of any length.
         batched: Split along the first dimension, one row per item; None stays None.
-        shared: What else ``function`` reads and gradients are wanted of: parameters, and tensors
-            that were computed before. A gradient is the sum over the pieces.
+        common: What was computed before and every piece needs whole; a gradient is the pieces' sum.
+        parameters: What else ``function`` reads and gradients are wanted of: leaves of the graph.
 
     Raises:
         What ``function`` raises, with its own traceback, once no piece is running any more; of
@@ -108,43 +111,48 @@ def map_batch(
     count = min(_pieces, len(batched[0]))
     nested = getattr(_this_thread, "in_piece", False)
     if count < 2 or batched[0].device.type != "cpu" or nested:
-        return function(*batched)
+        return function(*batched, *common)
     keys: list[str] = []
 
-    def flat(*rows: Tensor | None) -> tuple[Tensor, ...]:
-        output = function(*rows)
+    def flat(*arguments: Tensor | None) -> tuple[Tensor, ...]:
+        output = function(*arguments)
         if isinstance(output, Tensor):
             return (output,)
         keys[:] = output
         return tuple(output.values())
 
-    shared = tuple(shared) if torch.is_grad_enabled() else ()
-    if torch.is_grad_enabled() and any(map(_wants_gradient, (*batched, *shared))):
-        joined = _Map.apply(flat, count, len(batched), *batched, *shared)
+    parameters = tuple(parameters) if torch.is_grad_enabled() else ()
+    arguments = (*batched, *common, *parameters)
+    if torch.is_grad_enabled() and any(map(_wants_gradient, arguments)):
+        joined = _Map.apply(flat, count, len(batched), len(common), *arguments)
     else:
-        found = _at_once([(flat, piece) for piece in _split(batched, count)])
+        found = _at_once([(flat, (*piece, *common)) for piece in _split(batched, count)])
         joined = _joined(found)
     return dict(zip(keys, joined, strict=True)) if keys else joined[0]
 
 
 def trained(*modules: torch.nn.Module) -> Iterator[Tensor]:
-    """The modules' parameters that want gradients: ``shared`` of a function that calls them."""
+    """The modules' parameters that want gradients: ``parameters`` of a function that calls them."""
     for module in modules:
         yield from filter(_wants_gradient, module.parameters())
 
 
 class _Map(Function):
-    """A graph per piece, from copies of its rows (their storage is shared) and from the shared
-    tensors to its outputs; the backward pass takes each in a thread, too."""
+    """A graph per piece, from copies of its arguments (their storage is shared) and from the
+    parameters to its outputs; the backward pass takes each in a thread, too."""
 
     @staticmethod
     def forward(
-        ctx: Any, flat: Callable, count: int, n_batched: int, *tensors: Tensor | None
+        ctx: Any, flat: Callable, count: int, rows: int, common: int, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        batched, ctx.shared = tensors[:n_batched], tensors[n_batched:]
-        wanted = [_wants_gradient(x) for x in batched]
+        ctx.rows, batched, whole = rows, tensors[:rows], tensors[rows : rows + common]
+        ctx.parameters = tensors[rows + common :]
+        wanted = [_wants_gradient(x) for x in (*batched, *whole)]
         ctx.pieces = [
-            [x.detach().requires_grad_() if w else x for x, w in zip(piece, wanted, strict=True)]
+            [
+                x.detach().requires_grad_() if w else x
+                for x, w in zip((*piece, *whole), wanted, strict=True)
+            ]
             for piece in _split(batched, count)
         ]
         with torch.enable_grad():
@@ -162,26 +170,26 @@ class _Map(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         count, width, saved = len(ctx.pieces), len(grads), ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[4:]
         columns = [
             [None] * count if grad is None else grad.split(lengths)
             for grad, lengths in zip(grads, ctx.lengths, strict=True)
         ]
         jobs = []
         for k, piece in enumerate(ctx.pieces):
-            inputs = [x for x, need in zip((*piece, *ctx.shared), needed, strict=True) if need]
+            pairs = zip((*piece, *ctx.parameters), needed, strict=True)
+            inputs = [x for x, need in pairs if need]
             outputs = saved[k * width : (k + 1) * width]
             jobs.append((_gradients, (outputs, inputs, [column[k] for column in columns])))
         found = iter(zip(*_at_once(jobs), strict=True))
-        rows = needed[: len(ctx.pieces[0])]
-        return (
-            *(None, None, None),
-            *(
-                torch.cat(_filled(next(found), ctx.pieces, i)) if need else None
-                for i, need in enumerate(rows)
-            ),
-            *(_sum(next(found)) if need else None for need in needed[len(rows) :]),
-        )
+        gradients: list[Tensor | None] = []
+        for i, need in enumerate(needed):
+            column = next(found) if need else ()
+            if need and i < ctx.rows:
+                gradients.append(torch.cat(_filled(column, [piece[i] for piece in ctx.pieces])))
+            else:
+                gradients.append(_sum(column))
+        return None, None, None, None, *gradients
 
 
 def _wants_gradient(value: Any) -> bool:
@@ -210,14 +218,10 @@ def _gradients(
     return torch.autograd.grad(of, inputs, grads, retain_graph=True, allow_unused=True)
 
 
-def _filled(
-    column: Sequence[Tensor | None], pieces: Sequence[Sequence[Tensor | None]], index: int
-) -> list[Tensor]:
+def _filled(column: Sequence[Tensor | None], pieces: Sequence[Tensor]) -> list[Tensor]:
     """The gradient of one batched tensor by pieces; zero where a piece did not use it."""
-    return [
-        torch.zeros_like(piece[index]) if grad is None else grad
-        for grad, piece in zip(column, pieces, strict=True)
-    ]
+    pairs = zip(column, pieces, strict=True)
+    return [torch.zeros_like(piece) if grad is None else grad for grad, piece in pairs]
 
 
 def _sum(column: Sequence[Tensor | None]) -> Tensor | None:

@@ -110,7 +110,7 @@ class FrozenUNet:
         with torch.autocast(x_t.device.type, enabled=False):
             rows = x_t.to(self.dtype), t, condition.to(self.dtype), class_labels
             # The parameters that are trained are those of a critic's adapter.
-            return map_batch(run, *rows, shared=trained(self.unet)).float()
+            return map_batch(run, *rows, parameters=trained(self.unet)).float()
 
     def epsilon(
         self,

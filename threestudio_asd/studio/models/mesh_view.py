@@ -24,10 +24,22 @@ class MeshView:
     @classmethod
     def of(cls, mesh: Mesh, mvp_mtx: Float[Tensor, "B 4 4"], height: int, width: int) -> "MeshView":
         """Drawn by matrices from scene units to clip space, ``height`` x ``width`` pixels."""
-        clip = F.pad(mesh.v_pos, (0, 1), value=1.0) @ mvp_mtx.transpose(1, 2)
         tri = mesh.t_pos_idx.int().contiguous()
-        rast, _ = rasterize(clip, tri, (height, width))
-        return cls(clip, tri, rast, mesh.edge_links)
+        return cls.drawn(mesh.v_pos, tri, mesh.edge_links, mvp_mtx, (height, width))
+
+    @classmethod
+    def drawn(
+        cls,
+        v_pos: Float[Tensor, "Nv 3"],
+        tri: Int[Tensor, "Nf 3"],
+        links: Tensor,
+        mvp_mtx: Float[Tensor, "B 4 4"],
+        size: tuple[int, int],
+    ) -> "MeshView":
+        """:meth:`of` a mesh's parts: vertices, triangles as int32, ``edge_links``."""
+        clip = F.pad(v_pos, (0, 1), value=1.0) @ mvp_mtx.transpose(1, 2)
+        rast, _ = rasterize(clip, tri, size)
+        return cls(clip, tri, rast, links)
 
     @property
     def mask(self) -> Bool[Tensor, "B H W 1"]:

@@ -129,7 +129,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         out = map_batch(
             lambda *rows: self._render(*rows, extra),
             *rows,
-            shared=trained(self.geometry, self.material),
+            parameters=trained(self.geometry, self.material),
         )
         background = self.background(dirs=rays_d)
         behind = _background_rows(background if bg_color is None else bg_color, rays_o.shape[:3])
@@ -281,7 +281,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         def normal(points: Tensor) -> Tensor:
             return self.geometry(points, output_normal=True)["normal"]
 
-        return map_batch(normal, nearby, shared=trained(self.geometry))
+        return map_batch(normal, nearby, parameters=trained(self.geometry))
 
 
 def _background_rows(color: Tensor, image_shape: tuple[int, int, int]) -> Tensor:

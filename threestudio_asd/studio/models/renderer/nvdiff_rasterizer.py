@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import map_batch, trained
 from threestudio_asd.studio.models.background.base import BaseBackground
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
@@ -66,42 +67,58 @@ class NVDiffRasterizer(Rasterizer):
             Gradients reach the mesh's vertices through silhouettes, normals and positions.
         """
         mesh = self.geometry.isosurface()
-        view = MeshView.of(mesh, mvp_mtx, height, width)
-        normal = F.normalize(view.values(mesh.v_nrm), dim=-1)
-        shown = torch.where(view.mask, (normal + 1) / 2, 0.0)
-        out = {
-            "mesh": mesh,
-            "opacity": view.smoothed(view.mask.float()),
-            "comp_normal": view.smoothed(shown),
-        }
-        if render_rgb:
-            position = view.values(mesh.v_pos)
-            # As in threestudio, where nothing is hit: from the camera to the origin.
-            viewdirs = F.normalize(position - camera_positions[:, None, None, :], dim=-1)
-            behind = self.background(dirs=viewdirs)
-            if bg_color is not None:
-                behind = bg_color[:, None, None, :].expand_as(behind)
-            rgb = self._shade(view.mask[..., 0], position, viewdirs, normal, light_positions)
-            front = torch.zeros_like(behind).masked_scatter(view.mask, rgb.to(behind))
-            comp_rgb = view.smoothed(torch.where(view.mask, front, behind))
-            out |= {"comp_rgb": comp_rgb, "comp_rgb_bg": behind}
-        return out
+        tri, links = mesh.t_pos_idx.int().contiguous(), mesh.edge_links
 
-    def _shade(
+        def project(mvp_mtx: Tensor, v_pos: Tensor, v_nrm: Tensor) -> dict[str, Tensor]:
+            view = MeshView.drawn(v_pos, tri, links, mvp_mtx, (height, width))
+            found = {"clip": view.clip, "rast": view.rast, "normal": view.values(v_nrm)}
+            return {**found, "position": view.values(v_pos)} if render_rgb else found
+
+        found = map_batch(project, mvp_mtx, common=(mesh.v_pos, mesh.v_nrm))
+
+        def finish(clip: Tensor, rast: Tensor, normal: Tensor, *colored: Tensor) -> dict:
+            view = MeshView(clip, tri, rast, links)
+            normal = F.normalize(normal, dim=-1)
+            out = {
+                "opacity": view.smoothed(view.mask.float()),
+                "comp_normal": view.smoothed(torch.where(view.mask, (normal + 1) / 2, 0.0)),
+            }
+            return {**out, **self._colors(view, normal, *colored, extra)} if colored else out
+
+        parts = [found["clip"], found["rast"], found["normal"]]
+        if not render_rgb:
+            return {"mesh": mesh, **map_batch(finish, *parts)}
+        # As in threestudio, where nothing is hit: from the camera to the origin.
+        viewdirs = F.normalize(found["position"] - camera_positions[:, None, None, :], dim=-1)
+        behind = self.background(dirs=viewdirs)
+        if bg_color is not None:
+            behind = bg_color[:, None, None, :].expand_as(behind)
+        parts += [found["position"], viewdirs, behind, light_positions]
+        extra = self.material.draw()
+        out = map_batch(finish, *parts, parameters=trained(self.geometry, self.material))
+        return {"mesh": mesh, **out, "comp_rgb_bg": behind}
+
+    def _colors(
         self,
-        mask: Tensor,
+        view: MeshView,
+        normal: Float[Tensor, "B H W 3"],
         position: Float[Tensor, "B H W 3"],
         viewdirs: Float[Tensor, "B H W 3"],
-        normal: Float[Tensor, "B H W 3"],
+        behind: Float[Tensor, "B H W Nc"],
         light_positions: Float[Tensor, "B 3"],
-    ) -> Float[Tensor, "N Nc"]:
-        """The colour of every pixel that shows the mesh."""
+        extra: dict[str, Any],
+    ) -> dict[str, Float[Tensor, "B H W Nc"]]:
+        """``comp_rgb``: the material where the mesh is seen, ``behind`` elsewhere."""
+        mask = view.mask[..., 0]
         points = position[mask]
-        extra = {"shading_normal": normal[mask]} if self.material.requires_normal else {}
-        return self.material(
+        if self.material.requires_normal:
+            extra = {**extra, "shading_normal": normal[mask]}
+        rgb = self.material(
             viewdirs=viewdirs[mask],
             positions=points,
             light_positions=light_positions[:, None, None, :].expand_as(position)[mask],
             **extra,
             **self.geometry(points, output_normal=False),
         )
+        front = torch.zeros_like(behind).masked_scatter(view.mask, rgb.to(behind))
+        return {"comp_rgb": view.smoothed(torch.where(view.mask, front, behind))}
