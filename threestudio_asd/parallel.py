@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from threestudio_asd.errors import UserError
 
@@ -167,8 +166,12 @@ class _Map(Function):
         return joined
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "Gradients of gradients through the pieces of a batch are not implemented: set"
+                " pieces=1, or differentiate within a piece."
+            )
         count, width, saved = len(ctx.pieces), len(grads), ctx.saved_tensors
         needed = ctx.needs_input_grad[4:]
         columns = [
