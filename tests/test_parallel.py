@@ -261,9 +261,8 @@ def test_graphs_of_the_pieces_are_freed_with_their_own():
 
 def test_second_derivatives_are_refused():
     x = double(4, 1)
-    with splitting(2, 2):
-        with pytest.raises(RuntimeError, match="pieces=1"):
-            torch.autograd.grad(map_batch(torch.sin, x).sum(), x, create_graph=True)
+    with splitting(2, 2), pytest.raises(RuntimeError, match="pieces=1"):
+        torch.autograd.grad(map_batch(torch.sin, x).sum(), x, create_graph=True)
 
 
 def test_trained_parameters_alone():

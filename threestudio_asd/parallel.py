@@ -107,9 +107,8 @@ def map_batch(
         What ``function`` raises, with its own traceback, once no piece is running any more; of
         several errors the first piece's. Second derivatives through the map are refused.
     """
-    count = min(_pieces, len(batched[0]))
-    nested = getattr(_this_thread, "in_piece", False)
-    if count < 2 or batched[0].device.type != "cpu" or nested:
+    count = _count(batched)
+    if count < 2:
         return function(*batched, *common)
     keys: list[str] = []
 
@@ -128,6 +127,11 @@ def map_batch(
         found = _at_once([(flat, (*piece, *common)) for piece in _split(batched, count)])
         joined = _joined(found)
     return dict(zip(keys, joined, strict=True)) if keys else joined[0]
+
+
+def largest_piece(*batched: Tensor) -> tuple[Tensor, ...]:
+    """The first of the pieces that :func:`map_batch` makes of ``batched``."""
+    return _split(batched, _count(batched))[0]
 
 
 def trained(*modules: torch.nn.Module) -> Iterator[Tensor]:
@@ -193,6 +197,13 @@ class _Map(Function):
             else:
                 gradients.append(_sum(column))
         return None, None, None, None, *gradients
+
+
+def _count(batched: Sequence[Tensor | None]) -> int:
+    """How many pieces."""
+    if batched[0].device.type != "cpu" or getattr(_this_thread, "in_piece", False):
+        return 1
+    return max(1, min(_pieces, len(batched[0])))
 
 
 def _wants_gradient(value: Any) -> bool:

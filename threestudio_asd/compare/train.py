@@ -1,7 +1,7 @@
 """One cell's optimisation, in this process."""
 
-import functools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,16 +108,15 @@ class _Watch(pl.Callback):
     turntable: Tensor | None = None
     weights: dict[str, Any] = field(default_factory=dict)
     critic_error: float | None = None
-    passes: list[int] = field(default_factory=list)  # rows; threads append to it
+    passes: int = 0
     seconds: float = 0.0
-    _hooks: list = field(default_factory=list)
+    _evaluated: Counter = field(default_factory=Counter)
     _began: float = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        teacher = getattr(system.guidance, "teacher", None)
-        if unet := getattr(teacher, "unet", None):
-            count = functools.partial(_count_items, self)
-            self._hooks.append(unet.register_forward_hook(count, with_kwargs=True))
+        net = getattr(getattr(system.guidance, "teacher", None), "net", None)
+        self._evaluated = getattr(net, "evaluated", Counter())
+        self.passes = -self._evaluated["rows"]
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -137,15 +136,10 @@ class _Watch(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         self.seconds = time.perf_counter() - self._began
-        for hook in self._hooks:
-            hook.remove()
+        self.passes += self._evaluated["rows"]
         self.final, self.weights = look(system), weights_of(system)
         if hasattr(system, "geometry"):
             self.mesh, self.turntable = surface(system), render_turntable(system)
-
-
-def _count_items(watch: _Watch, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-    watch.passes.append(len(args[0] if args else kwargs["sample"]))
 
 
 def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: None) -> Outcome:
@@ -176,7 +170,7 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
         turntable=watch.turntable,
         weights=watch.weights,
         seconds=watch.seconds,
-        unet_evaluations=sum(watch.passes) / items if watch.passes else None,
+        unet_evaluations=watch.passes / items if watch.passes else None,
         peak_memory_mb=machine.peak_memory_mb(),
         nonfinite_steps=system.nonfinite_total,
         critic_error=watch.critic_error,

@@ -92,7 +92,7 @@ class LoRACritic(nn.Module):
         switches = [
             (layer._disable_adapters, layer._active_adapter) for layer in self._layers.values()
         ]
-        class_embedding = unet.class_embedding
+        class_embedding, worn, before = unet.class_embedding, self.net.worn, [*self.net.worn]
         try:
             # PEFT's own switches also clear requires_grad on the way out, which would discard the
             # gradient of every prediction whose backward pass comes later.
@@ -100,8 +100,10 @@ class LoRACritic(nn.Module):
                 layer._disable_adapters, layer._active_adapter = False, [self.name]
             if self.camera is not None:
                 unet.class_embedding = self.camera
+            worn.append(self.name)
             yield
         finally:
+            worn[:] = before
             for layer, switch in zip(self._layers.values(), switches, strict=True):
                 layer._disable_adapters, layer._active_adapter = switch
             unet.class_embedding = class_embedding
@@ -155,6 +157,7 @@ class LoRACritic(nn.Module):
     def remove(self) -> None:
         """Take the adapter out of the UNet for good; the critic is of no use afterwards."""
         self.net.unet.delete_adapters(self.name)
+        self.net.recorder.forget((self.name,))
 
 
 def _add_adapter(

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import map_batch
+from threestudio_asd.parallel import largest_piece, map_batch
 from threestudio_asd.pretrained import resolve_model
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.cache import read_once
+from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
@@ -39,7 +40,7 @@ class StableDiffusionTeacher(Teacher):
         posterior: Literal["sample", "mean"] = "sample",
     ) -> None:
         self.net, self.vae, self.folder = net, vae.eval().requires_grad_(False), Path(folder)
-        self.posterior = posterior
+        self.posterior, self._recorder = posterior, Recorder(self.vae)
         self.schedule, self.prediction_type = net.schedule, net.prediction_type
         self.latent_shape = net.latent_shape
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -135,7 +136,8 @@ class StableDiffusionTeacher(Teacher):
             return self.vae.encode(images).latent_dist.parameters
 
         with torch.autocast(images.device.type, enabled=False):
-            found = map_batch(moments, (2.0 * images - 1.0).to(self.vae.dtype))
+            rows = (2.0 * images - 1.0).to(self.vae.dtype)
+            found = map_batch(self._recorder.of(moments, largest_piece(rows)), rows)
             posterior = DiagonalGaussianDistribution(found)
         latents = posterior.sample() if self.posterior == "sample" else posterior.mean
         config = self.vae.config

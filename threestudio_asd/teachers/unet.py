@@ -1,6 +1,7 @@
 """A frozen diffusers UNet with its noise schedule: what a teacher asks and a critic adapts."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import map_batch, trained
+from threestudio_asd.parallel import largest_piece, map_batch, trained
 from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.weights import Checkpoint, fuse_lora, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,10 +42,16 @@ class FrozenUNet:
     unet: nn.Module
     schedule: NoiseSchedule
     prediction_type: str = "epsilon"
+    worn: list[str] = field(default_factory=list, init=False)
+    """Names of the adapters that are attached at the moment."""
+    evaluated: Counter = field(default_factory=Counter, init=False)
+    """``rows``: of how many latents it has made predictions so far."""
+    recorder: Recorder = field(init=False)
 
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
         self.unet.eval().requires_grad_(False)
+        object.__setattr__(self, "recorder", Recorder(self.unet))
 
     @classmethod
     def load(
@@ -104,13 +112,16 @@ class FrozenUNet:
         It runs in the precision of its weights, inside an autocast region too.
         """
 
-        def run(x_t: Tensor, t: Tensor, condition: Tensor, labels: Tensor | None) -> Tensor:
+        def run(x_t: Tensor, t: Tensor, condition: Tensor, labels: Tensor | None = None) -> Tensor:
             return self.unet(x_t, t, encoder_hidden_states=condition, class_labels=labels).sample
 
+        self.evaluated["rows"] += len(x_t)
         with torch.autocast(x_t.device.type, enabled=False):
-            rows = x_t.to(self.dtype), t, condition.to(self.dtype), class_labels
+            rows = [x_t.to(self.dtype), t, condition.to(self.dtype)]
+            rows += [] if class_labels is None else [class_labels]
+            call = self.recorder.of(run, largest_piece(*rows), tuple(self.worn))
             # The parameters that are trained are those of a critic's adapter.
-            return map_batch(run, *rows, parameters=trained(self.unet)).float()
+            return map_batch(call, *rows, parameters=trained(self.unet)).float()
 
     def epsilon(
         self,

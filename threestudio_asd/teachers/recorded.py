@@ -1,0 +1,96 @@
+"""Networks on the CPU whose calls repeat: recorded once, then replayed without Python.
+
+In a small network Python's part of a pass is a fifth, and it is the part that two threads cannot
+share. A recording (``torch.jit.trace``) runs the same operations in the same order, hence to the
+same bit, and lets both go. It is deprecated in favour of ``torch.compile``, which needs a compiler
+on the user's machine and changes last bits; where it is not to be had any more, or where a
+recording's first answer is not the network's, the network itself is called.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+# A recording takes as long as some fifty passes: not before as many have shown that there are more.
+AFTER = 50
+# Kinds of calls of one network that are recorded, at most.
+MOST = 8
+
+Function = Callable[..., Tensor]
+
+
+class Recorder:
+    """Of one network.
+
+    Args:
+        network: What is recorded; its weights may change in place, its structure may not.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = (network,)
+        self._calls: dict[Hashable, int] = {}
+        self._recordings: dict[Hashable, Function | None] = {}
+
+    def of(self, call: Function, rows: Sequence[Tensor], state: Hashable = None) -> Function:
+        """``call``, a function of the network and ``rows``, or its recording.
+
+        Args:
+            rows: One piece of what it is about to be called with.
+            state: What else its result depends on: one recording for each.
+        """
+        (network,) = self._network
+        key = (state, *((x.shape, x.dtype, x.stride()) for x in rows))
+        if not _repeatable(network, rows):
+            return call
+        if key not in self._recordings:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] < AFTER or len(self._recordings) == MOST:
+                return call
+            self._recordings[key] = _record(network, call, rows)
+        return self._recordings[key] or call
+
+    def forget(self, state: Hashable) -> None:
+        """Drop the recordings in ``state``, whose parts of the network are gone."""
+        for key in [key for key in self._recordings if key[0] == state]:
+            del self._recordings[key], self._calls[key]
+
+
+def _repeatable(network: nn.Module, rows: Sequence[Tensor]) -> bool:
+    # Gradients in half precision are another matter: see critics.half.
+    plain = all(x.device.type == "cpu" and x.dtype in (torch.float32, torch.int64) for x in rows)
+    return plain and not (network._forward_hooks or network._forward_pre_hooks)
+
+
+class _Call(nn.Module):
+    """``call`` as a module, which tracing asks for where weights are trained."""
+
+    def __init__(self, network: nn.Module, call: Function) -> None:
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, *rows: Tensor) -> Tensor:
+        return self.call(*rows)
+
+
+def _record(network: nn.Module, call: Function, rows: Sequence[Tensor]) -> Function | None:
+    """The recording, or None where there can be none."""
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    if hooked or getattr(network, "is_gradient_checkpointing", False):
+        return None
+    rows = tuple(x.detach() for x in rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the deprecation, and of sizes taken for constants
+        try:
+            traced = torch.jit.trace(_Call(network, call), rows, check_trace=False)
+        except (RuntimeError, ValueError, TypeError, AttributeError):
+            return None
+
+    def replay(*rows: Tensor) -> Tensor:
+        # Without the optimiser, which would change operations after some calls.
+        with torch.jit.optimized_execution(False):
+            return traced(*rows)
+
+    with torch.no_grad():
+        return replay if torch.equal(replay(*rows), call(*rows)) else None
