@@ -11,6 +11,7 @@ from fake_threestudio import write_checkout
 import threestudio_asd
 from threestudio_asd.cli import upstream, upstream_run
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import cores
 
 PACKAGED = ("configs/tiny/asd-nerf.yaml", "tiny/asd-nerf")
 
@@ -52,6 +53,19 @@ def test_launcher_is_started_in_the_checkout(checkout, started, monkeypatch):
     assert started["env"]["CUDA_VISIBLE_DEVICES"] == "1"
     package = Path(started["env"]["PYTHONPATH"].split(os.pathsep)[0]) / "threestudio_asd"
     assert package.samefile(Path(threestudio_asd.__file__).parent)
+
+
+def test_threads_are_as_many_as_cores_unless_someone_says_otherwise(
+    checkout, started, monkeypatch
+):
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    upstream.main([str(checkout), "--config", "own", "--test"])
+    assert started["env"]["OMP_NUM_THREADS"] == str(cores())
+    assert int(started["env"]["GOMP_SPINCOUNT"]) < 10**5
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    upstream.main([str(checkout), "--config", "own", "--test"])
+    assert started["env"]["OMP_NUM_THREADS"] == "5"
 
 
 def test_chosen_devices_win_over_gpu(checkout, started, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import threestudio_asd
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
+from threestudio_asd.parallel import cores
 from threestudio_asd.studio.configfiles import find_config
 
 RUNNER = "threestudio_asd.cli.upstream_run"
@@ -65,8 +66,11 @@ def _config(name: str, checkout: Path) -> Path:
 
 
 def _environment(gpu: str) -> dict[str, str]:
-    """Our package on the path; the GPU chosen as launch.py does, but before CUDA is probed."""
+    """Our package on the path; the GPU chosen as launch.py does, but before CUDA is probed; as many
+    threads as there are cores to be had, which do not wait spinning for long: beside another
+    program the waiting of torch's threads for each other would take nearly all of the time."""
     package = str(Path(threestudio_asd.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     chosen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
-    return {**chosen, **os.environ, "PYTHONPATH": path}
+    threads = {"OMP_NUM_THREADS": str(cores()), "GOMP_SPINCOUNT": "1000"}
+    return {**chosen, **threads, **os.environ, "PYTHONPATH": path}
