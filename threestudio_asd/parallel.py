@@ -182,12 +182,13 @@ class _Map(Function):
             [None] * count if grad is None else grad.split(lengths)
             for grad, lengths in zip(grads, ctx.lengths, strict=True)
         ]
-        jobs = []
+        keep, jobs = _keeps_graph(), []
         for k, piece in enumerate(ctx.pieces):
             pairs = zip((*piece, *ctx.parameters), needed, strict=True)
             inputs = [x for x, need in pairs if need]
             outputs = saved[k * width : (k + 1) * width]
-            jobs.append((_gradients, (outputs, inputs, [column[k] for column in columns])))
+            given = [column[k] for column in columns]
+            jobs.append((_gradients, (outputs, inputs, given, keep)))
         found = iter(zip(*_at_once(jobs), strict=True))
         gradients: list[Tensor | None] = []
         for i, need in enumerate(needed):
@@ -220,8 +221,17 @@ def _joined(found: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([x.detach() for x in column]) for column in zip(*found, strict=True))
 
 
+def _keeps_graph() -> bool:
+    """Whether the backward pass that runs now was asked to retain its graph."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return asked()
+
+
 def _gradients(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    keep: bool,
 ) -> tuple[Tensor | None, ...]:
     """Of one piece."""
     pairs = zip(outputs, grads, strict=True)
@@ -229,7 +239,7 @@ def _gradients(
     if not given:
         return (None,) * len(inputs)
     of, grads = zip(*given, strict=True)
-    return torch.autograd.grad(of, inputs, grads, retain_graph=True, allow_unused=True)
+    return torch.autograd.grad(of, inputs, grads, retain_graph=keep, allow_unused=True)
 
 
 def _filled(column: Sequence[Tensor | None], pieces: Sequence[Tensor]) -> list[Tensor]:

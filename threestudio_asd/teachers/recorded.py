@@ -80,10 +80,11 @@ def _record(network: nn.Module, call: Function, rows: Sequence[Tensor]) -> Funct
     if hooked or getattr(network, "is_gradient_checkpointing", False):
         return None
     rows = tuple(x.detach() for x in rows)
+    few = tuple(x[:2] for x in rows)  # while it records, all that is computed stays in memory
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the deprecation, and of sizes taken for constants
         try:
-            traced = torch.jit.trace(_Call(network, call), rows, check_trace=False)
+            traced = torch.jit.trace(_Call(network, call), few, check_trace=False)
         except (RuntimeError, ValueError, TypeError, AttributeError):
             return None
 
