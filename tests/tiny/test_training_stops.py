@@ -14,7 +14,7 @@ from threestudio_asd import stop
 from threestudio_asd.tiny.dataset import Renders
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 40
+STEPS = 26
 
 
 @pytest.fixture(scope="module")
