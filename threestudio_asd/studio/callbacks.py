@@ -90,7 +90,8 @@ class StopOnSignal(Callback):
         trainer.save_checkpoint(self.checkpoint)
         self._saved = True
         log.info("Saved %s at step %d. %s", self.checkpoint, trainer.global_step, self.go_on)
-        trainer.should_stop = self.signum not in ENDING
+        if self.signum not in ENDING:
+            trainer.should_stop = True
 
 
 def _tell(signum: Signals) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from threestudio_asd.files import written_whole
-from threestudio_asd.stop import Stopped, Watch
+from threestudio_asd.stop import Stopped, Watch, drop_lost_streams
 
 
 def warmup_then_decay(total: int, warmup: int = 200, decay_from: float = 0.6) -> Callable:
@@ -125,16 +125,17 @@ def run(
             running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
             done, spent = training.step, time.time() - began
             training.seconds = before + spent
-            if done % 20 == 0:
-                left = (total - done) * spent / (done - start)
-                line = f"{name} {done}/{total} loss {running:.4f} {training.seconds:.0f}s"
-                print(f"{line} left {left:.0f}s", flush=True)
             due = done % save_every == 0 or done == total
             if due or watch.signum is not None:
                 training.save(path)
             if watch.signum is not None:
+                drop_lost_streams()  # a `tee` may have got the signal, too
                 print(f"Saved {path} at step {done}; the same command goes on.", flush=True)
                 raise Stopped(watch.signum)
+            if done % 20 == 0:
+                left = (total - done) * spent / (done - start)
+                line = f"{name} {done}/{total} loss {running:.4f} {training.seconds:.0f}s"
+                print(f"{line} left {left:.0f}s", flush=True)
             if due and on_save is not None:
                 on_save(done)
     return training.average.state
