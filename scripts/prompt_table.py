@@ -84,7 +84,8 @@ def run_cell(cell: Cell, record: Path, overrides: list[str]) -> None:
 
     root = record.parent.parent / "trials" / cell.name
     configs = TINY if cell.full else TINY[:1]
-    result = distil(cell.prompt, configs, root, PLUGINS, [*cell.overrides, *overrides])
+    # Anew: the seconds of a run that was stopped in between would not be all of its seconds.
+    result = distil(cell.prompt, configs, root, PLUGINS, [*cell.overrides, *overrides], new=True)
     figures = {**result.verdict.as_dict(), "seconds": round(result.seconds, 1)}
     figures |= {"prompt": cell.prompt, "picture": str(result.picture)}
     if cell.full:

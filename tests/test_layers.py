@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "threestudio_asd"
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "stop": set(),
     # What must be installed; setup.py reads it too.
     "requirements": set(),
     # Finding and reading pretrained models; for studio and for teachers.
@@ -20,25 +21,25 @@ ALLOWED = {
     "parallel": {"errors"},
     "kernels": {"errors"},
     "portable": {"errors", "kernels"},
-    "studio": {"errors", "files", "kernels", "parallel", "pretrained", "text_encoder"},
+    "studio": {"errors", "files", "stop", "kernels", "parallel", "pretrained", "text_encoder"},
     "distill": {"errors"},
     "teachers": {"errors", "distill", "parallel", "pretrained", "text_encoder"},
     "critics": {"errors", "distill", "teachers"},
-    "tiny": {"errors", "files", "distill", "teachers", "pretrained", "text_encoder"},
+    "tiny": {"errors", "files", "stop", "distill", "teachers", "pretrained", "text_encoder"},
     "host": {"errors", "studio"},
     # What threestudio imports from custom/.
     "dropin": {"errors", "requirements", "host", "guidance", "systems"},
     "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "parallel", "pretrained", "host", "distill", "teachers", "critics"),
-        *("tiny", "guidance", "systems"),
+        *("errors", "files", "stop", "parallel", "pretrained", "host", "distill", "teachers"),
+        *("critics", "tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
     "cli": {
-        *("errors", "parallel", "requirements", "pretrained", "kernels", "tiny", "teachers"),
-        *("portable", "studio", "host", "dropin", "compare"),
+        *("errors", "files", "stop", "parallel", "requirements", "pretrained", "kernels", "tiny"),
+        *("teachers", "portable", "studio", "host", "dropin", "compare"),
     },
 }
 # Names below threestudio_asd that are no layers.

@@ -1,9 +1,28 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders with one writer at a time."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Yields whether this process is now the only one that has claimed ``folder``, until the block
+    or the process ends, however it ends. The folder is made if need be.
+
+    Raises:
+        OSError: The folder cannot be written to, or its file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +56,18 @@ class ToyData(pl.LightningDataModule):
     test_dataloader = predict_dataloader = val_dataloader
 
 
+class Signalling(dict):
+    """Calls back while it is written: the file is open and incomplete."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def __reduce__(self):
+        self.call("save")
+        return OrderedDict, ()
+
+
 @register("toy-system")
 class ToySystem(BaseSystem):
     """Pulls a weight towards noisy data; writes each loss to the file ``losses.txt``."""
@@ -63,16 +77,37 @@ class ToySystem(BaseSystem):
         width: int = 4
         nan_steps: list = field(default_factory=list)  # steps whose loss is not finite
         nan_gradients: bool = False  # ... or whose gradient is not
-        signal_step: int = -1  # the process sends itself signal_name before this step ...
+        # The process sends itself signal_name with this step, and again that many seconds later.
+        signal_step: int = -1
         signal_name: str = "SIGKILL"
+        signal_place: str = "training"  # or validation, test, save: in the middle of a checkpoint
+        signal_again: float = -1.0
+        pause: float = 0.0  # seconds that a step takes besides
+        # What the command line of stages sets.
+        stage: str = "coarse"
+        prompt_processor: dict = field(default_factory=dict)
+        geometry_convert_from: str | None = None
 
     def configure(self):
         self.weight = torch.nn.Parameter(torch.zeros(self.cfg.width))
 
+    def signal_at(self, place):
+        if (place, self.true_global_step) != (self.cfg.signal_place, self.cfg.signal_step):
+            return
+        os.kill(os.getpid(), getattr(signal, self.cfg.signal_name))
+        if self.cfg.signal_again >= 0:
+            time.sleep(self.cfg.signal_again)
+            os.kill(os.getpid(), getattr(signal, self.cfg.signal_name))
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        if self.cfg.signal_place == "save":
+            checkpoint["signal"] = Signalling(self.signal_at)
+
     def training_step(self, batch, batch_idx):
         step = self.true_global_step
-        if step == self.cfg.signal_step:
-            os.kill(os.getpid(), getattr(signal, self.cfg.signal_name))
+        self.signal_at("training")
+        time.sleep(self.cfg.pause)
         loss = ((self.weight - batch["x"] - torch.randn(4)) ** 2).sum()
         if step in self.cfg.nan_steps:
             # sqrt has an infinite slope at 0, which the factor 0 makes NaN.
@@ -84,6 +119,7 @@ class ToySystem(BaseSystem):
         return {"loss": loss}
 
     def validation_step(self, batch, batch_idx):
+        self.signal_at("validation")
         torch.rand(3)  # evaluation may use random numbers, too
         image = torch.sigmoid(self.weight.detach()).reshape(2, 2, 1).expand(2, 2, 3)
         self.save_image_grid(
@@ -94,6 +130,7 @@ class ToySystem(BaseSystem):
         pass
 
     def test_step(self, batch, batch_idx):
+        self.signal_at("test")
         value = self.weight.detach().tolist()
         self.save_json(f"it{self.true_global_step}-test/{batch['index'][0]}.json", value)
 

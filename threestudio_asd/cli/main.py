@@ -1,9 +1,10 @@
 """``threestudio-asd``: the command line."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from threestudio_asd import __version__
+from threestudio_asd import __version__, stop
 from threestudio_asd.errors import UserError
 
 PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
@@ -72,7 +73,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run, 2 for
-    an error that the user can put right, 130 for an interrupt."""
+    an error that the user can put right, 128 + its number for a signal (130 for Ctrl-C, 143 for
+    SIGTERM, 129 for SIGHUP)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -83,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
-        return COMMANDS[argv[0]][1](argv[1:]) or 0
+        with stop.heeded():
+            return COMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if "--verbose" in argv:
             raise
@@ -91,7 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return stop.status(signal.SIGINT)
+    except stop.Stopped as stopped:
+        stop.drop_lost_streams()
+        print(stopped, file=sys.stderr)
+        return stopped.code
 
 
 def _usage() -> str:

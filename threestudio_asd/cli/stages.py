@@ -1,18 +1,22 @@
 """``stages``: several configs one after the other, each from the geometry of the one before.
 
 Each stage is a trial of its own, ``OUT/coarse``, ``OUT/geometry``, ``OUT/texture``; the last one is
-exported. The same command again goes on where it was: finished stages stay, an interrupted one is
+exported. The same command again goes on where it was: finished stages stay, a stopped one is
 resumed.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import claimed, written_whole
+from threestudio_asd.stop import Stopped
 
 SD = ("asd-nerf", "asd-geometry", "asd-texture")
 TINY = tuple(f"tiny/{name}" for name in SD)
@@ -30,6 +34,11 @@ class Stage:
     @property
     def last(self) -> Path:
         return self.trial / "ckpts/last.ckpt"
+
+    @property
+    def tested(self) -> Path:
+        """Holds the step whose test is complete."""
+        return self.trial / "tested.json"
 
 
 def plan(configs: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Stage]:
@@ -71,12 +80,14 @@ def run_stages(stages: Sequence[Stage], plugins: Sequence[str] = ()) -> Path:
 
     Raises:
         UserError: As the launcher; also if a stage was stopped before its end.
+        Stopped: SIGTERM or SIGHUP, or Ctrl-C in a training, after that stage's test.
     """
-    from threestudio_asd.studio import launch
+    from threestudio_asd.studio import launch, log
 
+    log.setup_logging()
     before = None
     for stage in stages:
-        _train(stage, before, plugins)
+        _run(stage, before, plugins)
         before = stage
     parsed = stages[-1].trial / "configs/parsed.yaml"
     export = ["--config", str(parsed), "--export", f"resume={stages[-1].last}"]
@@ -84,25 +95,39 @@ def run_stages(stages: Sequence[Stage], plugins: Sequence[str] = ()) -> Path:
     return stages[-1].trial
 
 
-def _train(stage: Stage, before: Stage | None, plugins: Sequence[str]) -> None:
+def _run(stage: Stage, before: Stage | None, plugins: Sequence[str]) -> None:
     from threestudio_asd.studio import launch, log
-    from threestudio_asd.studio.configfiles import find_config
-    from threestudio_asd.studio.experiment import read_config
 
-    place = stage.trial.parent
-    where = [f"exp_root_dir={place.parent}", f"name={place.name}", f"tag={stage.name}"]
-    values = [*stage.overrides, *where, "use_timestamp=false"]
-    if before is not None:
-        values.append(f"system.geometry_convert_from={before.last}")
-    wanted = int(read_config(find_config(stage.config), cli_args=values).trainer.max_steps)
-    done = _steps(stage)
-    if done >= wanted:
+    values = _values(stage, before)
+    wanted, done = _steps_wanted(stage, values), steps_done(stage)
+    if done < wanted:
+        _train(stage, values, done, wanted, plugins)
+    elif _step_tested(stage) != done:
+        log.info("%s: trained already (%d steps); its test, in %s", stage.name, done, stage.trial)
+        test = ["--config", stage.config, "--test", *values, f"resume={stage.last}"]
+        launch.main(test, plugins=plugins)
+    else:
         log.info("%s: finished already (%d steps), in %s", stage.name, done, stage.trial)
         return
+    with written_whole(stage.tested) as partial:
+        partial.write_text(json.dumps({"step": steps_done(stage)}) + "\n")
+
+
+def _train(
+    stage: Stage, values: Sequence[str], done: int, wanted: int, plugins: Sequence[str]
+) -> None:
+    """And test."""
+    from threestudio_asd.studio import launch, log
+
+    arguments = ["--config", stage.config, "--train", *values]
     if done:
-        values.append(f"resume={stage.last}")
-    launch.main(["--config", stage.config, "--train", *values], plugins=plugins)
-    done = _steps(stage)
+        where = (stage.name, done, wanted, stage.trial)
+        log.info("%s: going on from step %d of %d, in %s", *where)
+        arguments.append(f"resume={stage.last}")
+    signum = launch.main(arguments, plugins=plugins, go_on="The same command goes on from there.")
+    done = steps_done(stage)
+    if signum is not None:
+        raise Stopped(signum)
     if done < wanted:
         raise UserError(
             f"The stage {stage.name} was stopped at step {done} of {wanted}; the same command goes "
@@ -110,11 +135,41 @@ def _train(stage: Stage, before: Stage | None, plugins: Sequence[str]) -> None:
         )
 
 
-def _steps(stage: Stage) -> int:
+def _values(stage: Stage, before: Stage | None) -> list[str]:
+    place = stage.trial.parent
+    where = [f"exp_root_dir={place.parent}", f"name={place.name}", f"tag={stage.name}"]
+    geometry = [] if before is None else [f"system.geometry_convert_from={before.last}"]
+    return [*stage.overrides, *where, "use_timestamp=false", *geometry]
+
+
+def _steps_wanted(stage: Stage, values: Sequence[str]) -> int:
+    from threestudio_asd.studio.configfiles import find_config
+    from threestudio_asd.studio.experiment import read_config
+
+    return int(read_config(find_config(stage.config), cli_args=values).trainer.max_steps)
+
+
+def steps_done(stage: Stage) -> int:
     """How many steps the stage's last checkpoint has behind it."""
     from threestudio_asd.studio.checkpoint import load_checkpoint
 
     return int(load_checkpoint(stage.last)["global_step"]) if stage.last.is_file() else 0
+
+
+def _step_tested(stage: Stage) -> int | None:
+    return json.loads(stage.tested.read_text())["step"] if stage.tested.is_file() else None
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            ours = stack.enter_context(claimed(out))
+        except OSError as error:
+            raise UserError(f"cannot keep a run in {out}: {error}. Give another --out.") from error
+        if not ours:
+            raise UserError(f"{out} is being written by another process: give another --out.")
+        yield
 
 
 def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> None:
@@ -134,5 +189,6 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> None:
     prompt = f"system.prompt_processor.prompt={args.prompt}"
     configs = TINY if args.tiny else args.config or SD
     stages = plan(configs, args.out, [prompt, *overrides])
-    trial = run_stages(stages, plugins)
+    with _claimed(args.out):
+        trial = run_stages(stages, plugins)
     print(f"exported   {next((trial / 'save').glob('*-export'), trial)}")

@@ -10,6 +10,7 @@ from PIL import Image
 from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import set_pieces
+from threestudio_asd.stop import held
 from threestudio_asd.studio.checkpoint import load_checkpoint, require_compatible
 from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.studio.experiment import load_config
@@ -66,6 +67,8 @@ def judge_trial(trial: Path, prompt: str) -> tuple[Verdict, Path]:
     grid = torch.cat([torch.cat(list(row), dim=-1) for row in (images, truth)], dim=-2)
     picture = Image.fromarray((grid.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
     path = trial / "fixed_views.png"
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.LANCZOS).save(path)
-    (trial / "verdict.json").write_text(json.dumps(verdict.as_dict(), indent=1) + "\n")
+    picture = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.LANCZOS)
+    with held():
+        picture.save(path)
+        (trial / "verdict.json").write_text(json.dumps(verdict.as_dict(), indent=1) + "\n")
     return verdict, path

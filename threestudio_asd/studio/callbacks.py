@@ -1,15 +1,15 @@
-"""What the launcher adds to a training: progress, a clean Ctrl-C, an end to non-finite steps."""
+"""What the launcher adds to a training: progress, a clean stop, an end to non-finite steps."""
 
-import signal
-import threading
 import time
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.stop import ENDING, Stopped, Watch
 from threestudio_asd.studio import log
 
 
@@ -31,42 +31,72 @@ class SaveLast(Callback):
             trainer.save_checkpoint(self.checkpoint)
 
 
-class StopOnInterrupt(Callback):
-    """Ctrl-C ends the training after the current step, with a checkpoint; a second one aborts."""
+class StopOnSignal(Callback):
+    """A signal ends the training after the current step, with a checkpoint; a second one at once.
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.requested = False
-        self._previous: Any = None
+    After Ctrl-C ``fit`` returns and the test may follow; SIGTERM and SIGHUP raise Stopped when the
+    step's checkpoints and logs are written, instead of the next step or validation.
+
+    Args:
+        go_on: what to do for the training to go on, the end of the message.
+    """
+
+    def __init__(self, checkpoint: Path, go_on: str) -> None:
+        self.checkpoint, self.go_on = checkpoint, go_on
+        self._watch = Watch(_tell)
+        self._saved = False
+
+    @property
+    def signum(self) -> Signals | None:
+        """The signal that came while it trained, if one did."""
+        return self._watch.signum
+
+    def leave(self) -> None:
+        """Raise Stopped if a signal came after which nothing follows."""
+        if self.signum in ENDING:
+            raise Stopped(self.signum)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Python delivers signals to the main thread only.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._interrupted)
+        # Lightning has set a handler of its own just before, which would end the training by
+        # another exception, without a checkpoint. It has no part in it until `end`.
+        self._watch.begin()
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._saved:
+            self.leave()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self.requested and not trainer.should_stop:
-            trainer.save_checkpoint(self.checkpoint)
-            log.info("Saved %s", self.checkpoint)
-            trainer.should_stop = True
+        self._save_if_stopped(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._saved:
+            self.leave()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_if_stopped(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
+        self._watch.end()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._restore()
+        self._watch.end()
 
-    def _interrupted(self, *args: Any) -> None:
-        log.info("Interrupted: training ends after this step, then the test follows.")
-        self.requested = True
-        self._restore()
+    def _save_if_stopped(self, trainer: Trainer) -> None:
+        if self.signum is None or self._saved:
+            return
+        trainer.save_checkpoint(self.checkpoint)
+        self._saved = True
+        log.info("Saved %s at step %d. %s", self.checkpoint, trainer.global_step, self.go_on)
+        if self.signum not in ENDING:
+            trainer.should_stop = True
 
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+
+def _tell(signum: Signals) -> None:
+    follows = "nothing else follows" if signum in ENDING else "then the test follows"
+    log.info("%s: training ends after this step, %s.", signum.name, follows)
 
 
 class StopWhenNotFinite(Callback):

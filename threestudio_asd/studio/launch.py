@@ -5,9 +5,11 @@ import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.stop import heeded
 from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
 from threestudio_asd.studio.experiment import read_config, resolve_config
@@ -37,14 +39,25 @@ def parser(prog: str = "launch.py") -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: Sequence[str], plugins: Sequence[str] = (), prog: str = "launch.py") -> None:
+@heeded()
+def main(
+    argv: Sequence[str],
+    plugins: Sequence[str] = (),
+    prog: str = "launch.py",
+    go_on: str | None = None,
+) -> Signals | None:
     """Run the command line ``argv``.
 
     Args:
         plugins: modules to import after the built-in ones; they register names and resolvers.
+        go_on: a sentence that says how a stopped training goes on; default: by the launcher.
+
+    Returns:
+        SIGINT if it ended the training early; the test followed.
 
     Raises:
         UserError: whatever the person at the keyboard can put right.
+        Stopped: SIGTERM or SIGHUP; a training has saved its last step.
     """
     args, overrides = parser(prog).parse_known_args(list(argv))
     if args.gradio:
@@ -63,7 +76,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = (), prog: str = "launch.p
 
     from threestudio_asd.studio.run import run
 
-    run(args, source, resolve_config(raw))
+    return run(args, source, resolve_config(raw), go_on)
 
 
 def _choose_gpu(gpu: str) -> None:

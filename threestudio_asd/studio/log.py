@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,9 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{record.levelname:<7} {self.format(record)}"
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console().print(text, style=style, soft_wrap=True, markup=False, highlight=False)
+        # Where the terminal is closed there is nobody to tell, and no reason to end the work.
+        with suppress(OSError):
+            console().print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
 def setup_logging(verbose: bool = False) -> None:

@@ -1,8 +1,11 @@
 """One run of a parsed experiment: build, check, train or evaluate."""
 
 import argparse
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,11 +15,12 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import set_pieces
+from threestudio_asd.stop import held
 from threestudio_asd.studio import log
 from threestudio_asd.studio.callbacks import (
     Progress,
     SaveLast,
-    StopOnInterrupt,
+    StopOnSignal,
     StopWhenNotFinite,
 )
 from threestudio_asd.studio.check import check_system
@@ -33,14 +37,21 @@ from threestudio_asd.studio.trainer import (
 )
 
 
-def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
+def run(
+    args: argparse.Namespace, source: Path, cfg: Any, go_on: str | None = None
+) -> Signals | None:
     """Do what the command line ``args`` asks for with the experiment ``cfg``.
 
     Args:
         source: the file that the config came from.
+        go_on: what to do for a stopped training to go on; default: a command that is made up here.
+
+    Returns:
+        SIGINT if it ended the training early, before the test.
 
     Raises:
         UserError: a bad config, checkpoint or output folder; always before the first step.
+        Stopped: SIGTERM or SIGHUP.
     """
     if not args.verbose:
         log.quiet_lightning()
@@ -57,8 +68,10 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     trial = _make_trial_folder(cfg)
     log.info("%s", _device_line(args.gpu))
     prepare_cpu()
+    last = trial / "ckpts" / "last.ckpt"
+    stopper = StopOnSignal(last, go_on or f"To go on: {_resuming_command(args, trial, last)}")
     trainer, system = assemble(
-        *(cfg, data, trial, cfg.trainer, *_attachments(args, cfg, trial)),
+        *(cfg, data, trial, cfg.trainer, *_attachments(args, cfg, trial, last, stopper)),
         verbose=args.verbose,
         resumed=checkpoint is not None,
     )
@@ -70,13 +83,14 @@ def run(args: argparse.Namespace, source: Path, cfg: Any) -> None:
     elif not args.train and cfg.system.get("weights") is None:
         log.warn("no resume=...: this evaluates an untrained system.")
     if args.train:
-        _train(trainer, system, data, cfg, source, trial)
-        return
+        _train(trainer, system, data, cfg, source, trial, stopper)
+        return stopper.signum
     if cfg.resume is not None:
         system.set_resume_status(*progress)
     task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
     with clear_errors():
         task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    return None
 
 
 def assemble(
@@ -109,32 +123,41 @@ def assemble(
 
 
 def _train(
-    trainer: pl.Trainer, system: BaseSystem, data: Any, cfg: Any, source: Path, trial: Path
+    trainer: pl.Trainer,
+    system: BaseSystem,
+    data: Any,
+    cfg: Any,
+    source: Path,
+    trial: Path,
+    stopper: StopOnSignal,
 ) -> None:
-    save_configs(trial / "configs", source, cfg)
-    save_command(trial / "cmd.txt")
+    with held():
+        save_configs(trial / "configs", source, cfg)
+        save_command(trial / "cmd.txt")
     save_code(trial / "code")
     log.info("trial folder: %s", trial)
     with clear_errors():
         trainer.fit(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    stopper.leave()
     if system.nonfinite_total:
         log.warn("%d steps were not finite and were skipped.", system.nonfinite_total)
     with clear_errors():
         trainer.test(system, datamodule=data, verbose=False)
 
 
-def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[Any], list[Any]]:
+def _attachments(
+    args: argparse.Namespace, cfg: Any, trial: Path, last: Path, stopper: StopOnSignal
+) -> tuple[list[Any], list[Any]]:
     """Callbacks and loggers."""
     callbacks: list[Any] = []
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks.append(Progress())
     if not args.train:
         return callbacks, []
-    last = trial / "ckpts" / "last.ckpt"
     if cfg.checkpoint.get("save_last"):
         callbacks.append(SaveLast(last))
     callbacks += [
-        StopOnInterrupt(last),
+        stopper,
         StopWhenNotFinite(last),
         LearningRateMonitor(logging_interval="step"),
         make_checkpoint_callback(str(last.parent), cfg.checkpoint),
@@ -144,6 +167,15 @@ def _attachments(args: argparse.Namespace, cfg: Any, trial: Path) -> tuple[list[
         CSVLogger(str(trial), name="csv_logs", flush_logs_every_n_steps=20),
     ]
     return callbacks, loggers
+
+
+def _resuming_command(args: argparse.Namespace, trial: Path, last: Path) -> str:
+    """What goes on with this trial from its last checkpoint, in the program that runs now."""
+    own = Path(sys.argv[0]).name == "launch.py"
+    start = ["python", sys.argv[0]] if own else ["threestudio-asd", "launch"]
+    gpu = [] if args.gpu == "0" else ["--gpu", args.gpu]
+    config = str(trial / "configs" / "parsed.yaml")
+    return shlex.join([*start, "--config", config, "--train", *gpu, f"resume={last}"])
 
 
 def _make_trial_folder(cfg: Any) -> Path:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import written_whole
+from threestudio_asd.stop import held
 from threestudio_asd.studio import images
 from threestudio_asd.studio.checkpoint import save_atomically
 from threestudio_asd.studio.objfile import mtl_text, obj_text
@@ -123,7 +125,8 @@ class SaverMixin:
         if img.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"save_image takes uint8 or uint16 values, not {img.dtype}")
         path = self.get_save_path(filename)
-        imageio.imwrite(path, img)
+        with held():
+            imageio.imwrite(path, img)
         return path
 
     def save_data(self, filename: str, data: Any) -> str:
@@ -131,7 +134,8 @@ class SaverMixin:
         data = self.convert_data(data)
         suffix, write = (".npz", np.savez) if isinstance(data, dict) else (".npy", np.save)
         path = self.get_save_path(filename if filename.endswith(suffix) else filename + suffix)
-        write(path, **data) if isinstance(data, dict) else write(path, data)
+        with held():
+            write(path, **data) if isinstance(data, dict) else write(path, data)
         return path
 
     def save_state_dict(self, filename: str, data: Any) -> str:
@@ -235,7 +239,8 @@ class SaverMixin:
 
     def save_file(self, filename: str, src_path: str | os.PathLike) -> str:
         """A copy of ``src_path``."""
-        return shutil.copyfile(src_path, self.get_save_path(filename))
+        with held():
+            return shutil.copyfile(src_path, self.get_save_path(filename))
 
     def save_json(self, filename: str, payload: Any) -> str:
         return self._write_text(filename, json.dumps(payload))
@@ -263,18 +268,24 @@ class SaverMixin:
 
     def _write(self, filename: str, image: np.ndarray) -> str:
         path = self.get_save_path(filename)
-        # Of JPEG; other formats take no notice.
-        Image.fromarray(image).save(path, quality=95, subsampling=0)
+        with held():
+            # Of JPEG; other formats take no notice.
+            Image.fromarray(image).save(path, quality=95, subsampling=0)
         return path
 
     def _write_text(self, filename: str, text: str) -> str:
         path = self.get_save_path(filename)
-        Path(path).write_text(text)
+        with held():
+            Path(path).write_text(text)
         return path
 
 
 def _write_video(path: str, frames: list[np.ndarray], fps: int | float) -> str:
     # H.264 needs even sizes; imageio's default of 16 would rescale small renders.
     options = {"macro_block_size": 2} if path.endswith("mp4") else {}
-    imageio.mimsave(path, frames, fps=fps, **options)
+    # Its encoder is another process, which signals to the whole group reach as well.
+    with written_whole(path) as partial:
+        kind = Path(path).suffix.lstrip(".")
+        video = imageio.mimsave(imageio.RETURN_BYTES, frames, format=kind, fps=fps, **options)
+        partial.write_bytes(video)
     return path

@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from threestudio_asd.errors import ConfigKeyError, UserError
+from threestudio_asd.stop import Stopped
 from threestudio_asd.studio import log
 from threestudio_asd.studio.checkpoint import load_checkpoint, save_atomically
 from threestudio_asd.studio.config import (
@@ -124,9 +125,12 @@ def clear_errors() -> Iterator[None]:
     Raises:
         UserError: the trainer's settings contradict the data, or the device's memory is full.
         KeyboardInterrupt: Ctrl-C.
+        Stopped: another signal.
     """
     try:
         yield
+    except Stopped:
+        raise
     except SystemExit as error:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from error
     except MisconfigurationException as error:

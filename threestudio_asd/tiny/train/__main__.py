@@ -1,7 +1,8 @@
 """``python -m threestudio_asd.tiny.train judge|vae|diffusion|publish``, in this order.
 
-Each stage resumes where it was stopped; ``publish`` measures the model and puts it into the
-package under a name that holds a hash of its content.
+Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
+that it comes in. ``publish`` measures the model and puts it into the package under a name that
+holds a hash of its content.
 """
 
 import argparse
@@ -9,6 +10,8 @@ import importlib
 from pathlib import Path
 
 import torch
+
+from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
 
 from .. import WEIGHTS
 
@@ -28,7 +31,12 @@ def main() -> None:
     out = {"judge": WEIGHTS / "judge", "publish": WEIGHTS}.get(
         args.stage, args.work / "tiny-shapes"
     )
-    stage.main(args.work, out, **extra)
+    try:
+        with heeded():
+            stage.main(args.work, out, **extra)
+    except Stopped:
+        drop_lost_streams()
+        raise
 
 
 if __name__ == "__main__":

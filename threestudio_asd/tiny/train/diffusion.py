@@ -15,6 +15,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from threestudio_asd.stop import held
+
 from ..captions import MAX_LENGTH, VIEWS, caption, training_caption
 from ..dataset import COLOR_NAMES, OBJECT_NAMES, Renders
 from ..judge import load_judge
@@ -131,7 +133,8 @@ def write_folder(
     pipe = pipeline(model.eval(), vae)
     pipe.unet.half()
     pipe.vae.half()
-    pipe.save_pretrained(out, safe_serialization=True)
+    with held():
+        pipe.save_pretrained(out, safe_serialization=True)
     pipe.unet.float()
 
 

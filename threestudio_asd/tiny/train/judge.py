@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from threestudio_asd.stop import held
+
 from ..dataset import Renders, cached
 from ..judge import COLOR_NAMES, OBJECT_NAMES, Judge
 from ..render import fixed_views
@@ -70,9 +72,14 @@ def main(work: Path, out: Path, steps: int = 1600, count: int = 9216, seed: int 
     state = run("judge", work, judge, loss_at, steps, lr=2e-3, seed=seed, ema=0.99)
     judge.load_state_dict(state)
     judge.eval()
+    report = {"seed": seed, "steps": steps, **accuracy_report(judge)}
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, out / "judge.safetensors")
-    digest = hashlib.sha256((out / "judge.safetensors").read_bytes()).hexdigest()
-    report = {"sha256": digest, "seed": seed, "steps": steps, **accuracy_report(judge)}
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"judge: {report['accuracy']:.4f} on {report['images']} fixed views, sha256 {digest}")
+    weights = out / "judge.safetensors"
+    with held():  # the report names the weights beside it
+        save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, weights)
+        report = {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), **report}
+        (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(
+        f"judge: {report['accuracy']:.4f} on {report['images']} fixed views,"
+        f" sha256 {report['sha256']}"
+    )

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from threestudio_asd.files import written_whole
+from threestudio_asd.stop import Stopped, Watch, drop_lost_streams
 
 
 def warmup_then_decay(total: int, warmup: int = 200, decay_from: float = 0.6) -> Callable:
@@ -44,6 +47,47 @@ class Average(nn.Module):
                 self.state[key].copy_(value)
 
 
+@dataclass
+class _Training:
+    """All that goes on changing, with the number of steps and the seconds behind it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    average: Average
+    step: int = 0
+    seconds: float = 0.0
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.average.state = saved["average"]
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        with written_whole(path) as partial:
+            torch.save(state, partial)
+
+    def advance(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update(self.model, self.step)
+        self.step += 1
+
+
 def run(
     name: str,
     folder: Path,
@@ -61,50 +105,41 @@ def run(
 
     ``loss_at(step, generator)`` draws its batch from a generator seeded with (seed, step), so a
     run resumed from ``folder/<name>.ckpt`` sees what an uninterrupted one would have seen.
+
+    Raises:
+        Stopped: A signal came; the step that it came in is the last one in the checkpoint.
     """
     path = folder / f"{name}.ckpt"
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     scheduler = LambdaLR(optimizer, warmup_then_decay(total))
-    average = Average(model, ema)
-    start, seconds = 0, 0.0
+    training = _Training(model, optimizer, scheduler, Average(model, ema))
     if path.exists():
-        saved = torch.load(path, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
-        average.state = saved["average"]
-        start, seconds = saved["step"], saved["seconds"]
-    began, running = time.time(), None
+        training.load(path)
+    start, before, began, running = training.step, training.seconds, time.time(), None
     model.train()
-    for step in range(start, total):
-        loss = loss_at(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        average.update(model, step)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        done = step + 1
-        if done % 20 == 0:
-            spent = seconds + time.time() - began
-            left = (total - done) * (time.time() - began) / (done - start)
-            print(
-                f"{name} {done}/{total} loss {running:.4f} {spent:.0f}s left {left:.0f}s",
-                flush=True,
-            )
-        if done % save_every == 0 or done == total:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "average": average.state,
-                "step": done,
-                "seconds": seconds + time.time() - began,
-            }
-            with written_whole(path) as partial:
-                torch.save(state, partial)
-            if on_save is not None:
+    with Watch(_tell) as watch:
+        for step in range(start, total):
+            loss = loss_at(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+            training.advance(loss)
+            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            done, spent = training.step, time.time() - began
+            training.seconds = before + spent
+            due = done % save_every == 0 or done == total
+            if due or watch.signum is not None:
+                training.save(path)
+            if watch.signum is not None:
+                drop_lost_streams()  # a `tee` may have got the signal, too
+                print(f"Saved {path} at step {done}; the same command goes on.", flush=True)
+                raise Stopped(watch.signum)
+            if done % 20 == 0:
+                left = (total - done) * spent / (done - start)
+                line = f"{name} {done}/{total} loss {running:.4f} {training.seconds:.0f}s"
+                print(f"{line} left {left:.0f}s", flush=True)
+            if due and on_save is not None:
                 on_save(done)
-    return average.state
+    return training.average.state
+
+
+def _tell(signum: Signals) -> None:
+    print(f"{signum.name}: training ends after this step.", flush=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
+from threestudio_asd.stop import held
 
 from ..captions import caption
 from ..scenes import COLORS, HELD_OUT, OBJECTS
@@ -63,10 +64,7 @@ def main(work: Path, out: Path, steps: int = 480, seed: int = 3) -> None:
     print(f"judge: {accuracy:.4f} of {steps} samples ({time.time() - began:.0f}s)")
     trained = torch.load(work / "diffusion.ckpt", weights_only=True)
     folder = out / f"tiny-shapes-{content_hash(source, STABLE_DIFFUSION)[:8]}"
-    for old in out.glob("tiny-shapes-*"):
-        shutil.rmtree(old)
-    shutil.copytree(source, folder)
-    sample_grid(pipe).save(folder / "samples.png")
+    samples = sample_grid(pipe)
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
     card = CARD.format(
         parameters=sum(p.numel() for part in parts for p in part.parameters()) / 1e6,
@@ -78,7 +76,12 @@ def main(work: Path, out: Path, steps: int = 480, seed: int = 3) -> None:
         hours=trained["seconds"] / 3600,
         accuracy=accuracy,
     )
-    (folder / "README.md").write_text(card)
     report = {"judge_accuracy": accuracy, "samples": steps, "seed": seed, "scale": 4.0}
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    with held():  # not between the old model's end and the new one's
+        for old in out.glob("tiny-shapes-*"):
+            shutil.rmtree(old)
+        shutil.copytree(source, folder)
+        samples.save(folder / "samples.png")
+        (folder / "README.md").write_text(card)
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"published to {folder}")

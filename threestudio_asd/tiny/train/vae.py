@@ -8,6 +8,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from threestudio_asd.stop import held
+
 from ..dataset import Renders, cached
 from ..scenes import training_pairs
 from .loop import run
@@ -131,7 +133,8 @@ def main(work: Path, out: Path, steps: int = 1400, seed: int = 5) -> None:
     model.load_state_dict(state)
     vae = model.vae.eval()
     normalise_latents(vae, encode_all(vae, renders))
-    vae.half().save_pretrained(out / "vae")
+    with held():
+        vae.half().save_pretrained(out / "vae")
     vae.float()
     sample = renders.images[:256].float() / 255
     with torch.no_grad():

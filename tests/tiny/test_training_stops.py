@@ -1,0 +1,112 @@
+"""Training of the embedded models: a signal saves the step, the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from threestudio_asd import stop
+from threestudio_asd.tiny.dataset import Renders
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 26
+
+
+@pytest.fixture(scope="module")
+def renders(tmp_path_factory):
+    """Noise, where the stages look for what they have rendered before."""
+    path = tmp_path_factory.mktemp("renders") / "teacher-renders.pt"
+    images = torch.randint(256, (48, 3, 64, 64), dtype=torch.uint8)
+    none = torch.zeros(48, dtype=torch.long)
+    Renders(images, none, none, none, none.bool()).save(path)
+    return path
+
+
+def train(work, renders):
+    """A process that trains the autoencoder in the folder ``work``."""
+    work.mkdir(exist_ok=True)
+    (work / renders.name).write_bytes(renders.read_bytes())
+    stage = ["threestudio_asd.tiny.train", "vae", "--steps", str(STEPS), "--threads", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *stage, "--work", str(work)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def state(work):
+    return torch.load(work / "vae.ckpt", weights_only=True)
+
+
+def read_until(stream, start):
+    line = "?"
+    while line and not line.startswith(start):
+        line = stream.readline()
+    assert line, f"no line {start}"
+
+
+def test_stopped_and_gone_on_with_equals_uninterrupted(tmp_path, renders):
+    whole, work = tmp_path / "whole", tmp_path / "stopped"
+    assert train(whole, renders).wait(timeout=120) == 0
+    with train(work, renders) as process:
+        read_until(process.stdout, "vae 20/")
+        process.send_signal(signal.SIGTERM)
+        told = process.stdout.read()
+    assert process.returncode == 143, told
+    step = state(work)["step"]
+    assert 20 <= step < STEPS
+    assert f"Saved {work}/vae.ckpt at step {step}; the same command goes on." in told
+    assert not (work / "tiny-shapes").exists()
+    assert train(work, renders).wait(timeout=120) == 0
+    left, right = state(work), state(whole)
+    assert left["step"] == right["step"] == STEPS
+    for part in ("model", "average"):
+        for key, value in left[part].items():
+            assert torch.equal(value, right[part][key]), (part, key)
+
+
+def loop(folder):
+    """A process in the loop; its steps but the first take two seconds."""
+    code = (
+        "import sys, time, torch\n"
+        "from pathlib import Path\n"
+        "from threestudio_asd.tiny.train.loop import run\n"
+        "model = torch.nn.Linear(1, 1)\n"
+        "def loss(step, generator):\n"
+        "    print('step', step, flush=True)\n"
+        "    time.sleep(2 if step else 0)\n"
+        "    return model(torch.ones(1)).sum()\n"
+        "run('toy', Path(sys.argv[1]), model, loss, 9, 0.1, 0, save_every=1)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGINT", 130)])
+def test_other_signals_save_the_step_as_well(tmp_path, name, status):
+    with loop(tmp_path) as process:
+        read_until(process.stdout, "step 1")
+        process.send_signal(getattr(signal, name))
+        assert process.wait(timeout=60) == status
+    assert torch.load(tmp_path / "toy.ckpt", weights_only=True)["step"] == 2
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    with loop(tmp_path) as process:
+        read_until(process.stdout, "step 1")
+        process.send_signal(signal.SIGTERM)
+        read_until(process.stdout, "SIGTERM: training ends after this step.")
+        time.sleep(stop.SAME_STOP_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    assert torch.load(tmp_path / "toy.ckpt", weights_only=True)["step"] == 1
