@@ -1,6 +1,7 @@
 """``compare``: run methods over scales, prompts and seeds; write a page with the figures."""
 
 import argparse
+import contextlib
 import importlib
 import shlex
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from threestudio_asd.compare.signals import Stopped, stoppable
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.launch import BUILTINS
@@ -37,7 +39,8 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     """Run what is missing of the grid, then write the page.
 
     Returns:
-        0; 1 if cells are missing because their processes were killed.
+        0; 1 if cells are missing because their processes were killed; 128 + n if signal n stopped
+        it.
     """
     args = parser().parse_args(list(argv))
     log.setup_logging(args.verbose)
@@ -60,7 +63,13 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     prepare_cpu()
     try:
         if not args.page_only:
-            run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
+            with stoppable():
+                run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
+    except Stopped as stop:
+        there = f"{len(finished(grid, out))} of {len(grid.cells)} cells are there"
+        with contextlib.suppress(OSError):  # the terminal may have been closed
+            print(f"stopped by {stop}: {there}; the same command goes on.", file=sys.stderr)
+        return stop.status
     except CellsLost as lost:
         if finished(grid, out):
             _report(grid, out, command)

@@ -71,8 +71,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run, 2 for
-    an error that the user can put right, 130 for an interrupt."""
+    """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run or
+    ``compare`` lost cells, 2 for an error that the user can put right, 130 for an interrupt,
+    128 + n where signal n stopped ``compare``."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
