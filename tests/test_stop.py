@@ -127,3 +127,14 @@ def test_a_lost_reader_does_not_change_the_exit_status():
     done = subprocess.run([sys.executable, "-c", code], stdout=write, env=buffered, timeout=60)
     os.close(write)
     assert done.returncode == 3
+
+
+def test_what_fails_after_a_stop_is_the_stop():
+    with pytest.raises(Stopped) as raised, heeded():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            raise OSError("the terminal is closed")
+    assert raised.value.code == 129
+    with pytest.raises(OSError), heeded():
+        raise OSError

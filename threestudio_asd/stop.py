@@ -98,12 +98,23 @@ class _Handlers:
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Stopped in the block; a second one ends the process there."""
-    handlers = _Handlers(ENDING, end, lambda signum: os._exit(status(signum)))
+def heeded(signals: tuple[Signals, ...] = ENDING) -> Iterator[None]:
+    """The first of ``signals`` raises Stopped in the block, Ctrl-C too if it is among them; a
+    second one ends the process there."""
+    came: list[Signals] = []
+
+    def stop(signum: Signals) -> None:
+        came.append(signum)
+        raise Stopped(signum)
+
+    handlers = _Handlers(signals, stop, lambda signum: os._exit(status(signum)))
     handlers.begin()
     try:
         yield
+    except Exception as error:
+        if came:  # it follows from the stop
+            raise Stopped(came[0]) from error
+        raise
     finally:
         handlers.end()
 

@@ -1,11 +1,12 @@
 """A grid of a few cells, small enough to run in a test."""
 
 import pytest
+from fakes import outcome
 
 import threestudio_asd.guidance
 import threestudio_asd.systems  # noqa: F401  (registers names and resolvers)
 from threestudio_asd.compare import grid as grids
-from threestudio_asd.compare import measure
+from threestudio_asd.compare import measure, runner
 
 
 @pytest.fixture
@@ -25,3 +26,16 @@ def small():
         return grids.load_grid("compare/2d", **flags)
 
     return make
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Training takes no time: grey pictures; the configs it was asked for."""
+    asked = []
+
+    def fake(cfg, folder, on_step=lambda step: None):
+        asked.append(cfg)
+        return outcome()
+
+    monkeypatch.setattr(runner, "train", fake)
+    return asked

@@ -1,49 +1,19 @@
 """A grid goes on from the cells that are there, whatever ended it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
 import trimesh
+from fakes import alive, children, wait_for
 
 from threestudio_asd.compare import records, runner
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.records import cell_file, finished, read_record
 from threestudio_asd.compare.runner import run_grid
-from threestudio_asd.compare.train import Outcome
 from threestudio_asd.studio.checkpoint import load_checkpoint
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Training takes no time: grey pictures; the configs it was asked for."""
-    asked = []
-
-    def fake(cfg, folder, on_step=lambda step: None):
-        asked.append(cfg)
-        grey = torch.full((2, 3, 64, 64), 0.5)
-        return Outcome(
-            images=grey,
-            halfway=grey,
-            opacity=None,
-            mesh=None,
-            turntable=None,
-            weights={"state_dict": {}, "epoch": 0, "global_step": 2},
-            seconds=0.1,
-            unet_evaluations=3.0,
-            peak_memory_mb=None,
-            nonfinite_steps=0,
-            critic_error=None,
-        )
-
-    monkeypatch.setattr(runner, "train", fake)
-    return asked
 
 
 @pytest.fixture
@@ -190,28 +160,15 @@ def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp
     command += ["--methods", "SDS", "ASD -0.75", "--out", str(tmp_path)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, **quiet)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("cells/*.json")) and time.time() < deadline:
-        time.sleep(0.01)
-    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    children = [int(pid) for pid in listed.read_text().split()]
+    wait_for(lambda: list(tmp_path.glob("cells/*.json")))
+    started = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(children) >= 2
-    while any(alive(pid) for pid in children) and time.time() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in children)
+    assert len(started) >= 2
+    wait_for(lambda: not any(map(alive, started)))
     there = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*.json")]
     assert len(there) >= 1 and all("seconds_in_all" in record for record in there)
     assert len(run_grid(small(), tmp_path)) == 4 and len(trained) == 4 - len(there)
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_a_mesh_to_look_at_is_laid_out_as_the_viewer_reads_it(tmp_path):

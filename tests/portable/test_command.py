@@ -55,9 +55,7 @@ def test_launcher_is_started_in_the_checkout(checkout, started, monkeypatch):
     assert package.samefile(Path(threestudio_asd.__file__).parent)
 
 
-def test_threads_are_as_many_as_cores_unless_someone_says_otherwise(
-    checkout, started, monkeypatch
-):
+def test_threads_are_as_many_as_cores_unless_someone_says_otherwise(checkout, started, monkeypatch):
     for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     upstream.main([str(checkout), "--config", "own", "--test"])

@@ -3,10 +3,13 @@
 import argparse
 import importlib
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.stop import SIGNALS, Stopped, drop_lost_streams, heeded
 from threestudio_asd.studio import log
 from threestudio_asd.studio.launch import BUILTINS
 
@@ -32,7 +35,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
-    """Run what is missing of the grid, then write the page."""
+    """Run what is missing of the grid, then write the page.
+
+    Returns:
+        0; 1 if cells are missing because their processes were killed; 128 + n if signal n stopped
+        it.
+    """
     args = parser().parse_args(list(argv))
     log.setup_logging(args.verbose)
     shard = _shard(args.shard)
@@ -42,25 +50,47 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     for module in plugins:
         importlib.import_module(module)
     from threestudio_asd.compare.grid import load_grid
-    from threestudio_asd.compare.markdown import write_tables
-    from threestudio_asd.compare.page import write_page
+    from threestudio_asd.compare.lost import CellsLost
     from threestudio_asd.compare.records import finished
-    from threestudio_asd.compare.runner import default_jobs, require_complete, run_grid
-    from threestudio_asd.compare.summary import Summary
+    from threestudio_asd.compare.runner import default_jobs, run_grid
     from threestudio_asd.studio.device import prepare_cpu
 
     flags = {key: getattr(args, key) for key in ("scales", "prompts", "seeds", "steps")}
     grid = load_grid(args.config, methods=args.methods, **flags)
     out = args.out or Path("outputs/compare") / Path(args.config).stem
+    command = shlex.join(["threestudio-asd", "compare", *argv])
     prepare_cpu()
-    if not args.page_only:
-        run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
+    try:
+        if not args.page_only:
+            # Ctrl-C, too: Lightning would turn its exception into an exit of its own.
+            with heeded(SIGNALS):
+                run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
+    except Stopped as stopped:
+        there = f"{len(finished(grid, out))} of {len(grid.cells)} cells are there"
+        drop_lost_streams()
+        print(f"{stopped}: {there}; the same command goes on.", file=sys.stderr)
+        return stopped.code
+    except CellsLost as lost:
+        if finished(grid, out):
+            _report(grid, out, command)
+        print(f"error: {lost}", file=sys.stderr)
+        return 1
+    _report(grid, out, command)
+    return 0
+
+
+def _report(grid: Any, out: Path, command: str) -> None:
+    from threestudio_asd.compare.markdown import write_tables
+    from threestudio_asd.compare.page import write_page
+    from threestudio_asd.compare.records import finished
+    from threestudio_asd.compare.runner import require_complete
+    from threestudio_asd.compare.summary import Summary
+
     records = finished(grid, out)  # with those of other processes
     require_complete(grid, records)
     summary = Summary(grid, records, out / "truth")
-    page = write_page(grid, summary, out, [shlex.join(["threestudio-asd", "compare", *argv])])
+    page = write_page(grid, summary, out, [command])
     print(f"{write_tables(grid, summary, out)}\n{page}")
-    return 0
 
 
 def _shard(text: str) -> tuple[int, int]:

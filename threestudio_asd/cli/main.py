@@ -72,9 +72,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run, 2 for
-    an error that the user can put right, 128 + its number for a signal (130 for Ctrl-C, 143 for
-    SIGTERM, 129 for SIGHUP)."""
+    """Run a command; returns the exit code: 0, 1 where ``doctor`` finds that nothing can run or
+    ``compare`` lost cells, 2 for an error that the user can put right, 128 + its number for a
+    signal (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

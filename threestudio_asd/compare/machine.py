@@ -9,7 +9,9 @@ import torch
 from threestudio_asd import parallel
 from threestudio_asd.studio.device import get_device
 
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from . import memory
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def describe() -> str:
@@ -32,10 +34,7 @@ def peak_memory_mb() -> float | None:
     """Of the GPU, or of this process, since :func:`forget_peak_memory`; None if not known."""
     if get_device().type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    if not _CLEAR_REFS.exists():
-        return None
-    (line,) = (x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return memory.peak_mb() if _CLEAR_REFS.exists() else None
 
 
 def processor() -> str:

@@ -1,13 +1,10 @@
 """Through the grid: skip the cells that are there, run the others."""
 
+import functools
 import importlib
-import multiprocessing
-import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,6 +17,8 @@ from threestudio_asd.teachers.cache import models_read_once
 
 from . import machine, measure
 from .grid import Cell, Grid, make_folder
+from .lost import CellsLost, run_again
+from .pool import Loss, Pool
 from .progress import Progress
 from .records import (
     Record,
@@ -55,6 +54,9 @@ def run_grid(
 
     Returns:
         All records that are there in the end.
+
+    Raises:
+        CellsLost: The processes of some cells were killed, twice; all others are there.
     """
     make_folder(out / "cells")
     records = finished(grid, out)
@@ -70,11 +72,17 @@ def run_grid(
     # Those that others start from come first.
     first = [cell for cell in todo if grid.starts_others(cell)]
     rest = [cell for cell in todo if not grid.starts_others(cell)]
-    with progress.shown(), _cells(grid, out, jobs, plugins, progress.step) as run:
+    lost: dict[Cell, Loss] = {}
+    with progress.shown(), _cells(grid, out, jobs, plugins, progress) as run:
         for phase in (first, rest):
-            for cell, record in run(phase):
-                records[cell] = record
-                progress.finish(cell, record)
+            for cell, found in run([c for c in phase if grid.start(c) not in lost]):
+                if isinstance(found, Loss):
+                    lost[cell] = found
+                else:
+                    records[cell] = found
+                    progress.finish(cell, found)
+    if lost:
+        raise CellsLost(lost, [c for c in rest if grid.start(c) in lost])
     return records
 
 
@@ -119,49 +127,40 @@ def _save_results(grid: Grid, cell: Cell, out: Path, outcome: Outcome) -> None:
         save_atomically(outcome.weights, cell_file(out, cell, "ckpt"))
 
 
-RunCells = Callable[[list[Cell]], Iterator[tuple[Cell, Record]]]
+RunCells = Callable[[list[Cell]], Iterator[tuple[Cell, Record | Loss]]]
 
 
 @contextmanager
 def _cells(
-    grid: Grid, out: Path, jobs: int, plugins: Sequence[str], on_step: OnStep
+    grid: Grid, out: Path, jobs: int, plugins: Sequence[str], progress: Progress
 ) -> Iterator[RunCells]:
     """A function that runs cells and yields each with its record, in the order of their ends."""
     if jobs == 1:
         with models_read_once(), _quiet_host():
-            yield lambda cells: ((cell, run_cell(grid, cell, out, on_step)) for cell in cells)
+            yield lambda cells: ((c, run_cell(grid, c, out, progress.step)) for c in cells)
         return
     threads = max(1, parallel.cores() // jobs)
-    with ProcessPoolExecutor(
-        jobs,
-        multiprocessing.get_context("spawn"),  # a fork would share threads and CUDA
-        initializer=_begin_worker,
-        initargs=(threads, tuple(plugins)),
-    ) as pool:
+    # The processes' temporary files lie in a folder of this one: killed ones leave theirs.
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = (threads, tuple(plugins), scratch, grid, out)
+        with Pool(jobs, _begin_worker, arguments) as pool:
 
-        def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record]]:
-            cell_of = {pool.submit(run_cell, grid, cell, out): cell for cell in cells}
-            for future in as_completed(cell_of):
-                yield cell_of[future], future.result()
+            def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record | Loss]]:
+                for cell, found in run_again(pool, cells):
+                    progress.jobs = pool.jobs
+                    yield cell, found
 
-        try:
             yield run
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # what runs is finished, nothing else is begun
-            raise
 
 
 _worker = ExitStack()
 
 
-def _begin_worker(threads: int, plugins: Sequence[str]) -> None:
-    """In a new process: it ends with its parent, even if that is killed."""
-
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def _begin_worker(
+    threads: int, plugins: Sequence[str], scratch: str, grid: Grid, out: Path
+) -> Callable[[Cell], Record]:
+    """In a new process: what runs a cell there."""
+    tempfile.tempdir = scratch
     prepare_cpu()
     parallel.set_threads(threads)
     log.setup_logging()
@@ -169,6 +168,7 @@ def _begin_worker(threads: int, plugins: Sequence[str]) -> None:
         importlib.import_module(module)
     _worker.enter_context(models_read_once())
     _worker.enter_context(_quiet_host())
+    return functools.partial(run_cell, grid, out=out)
 
 
 @contextmanager
