@@ -1,6 +1,5 @@
 """Files that are there whole or not at all, and folders with one writer at a time."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +14,21 @@ def claimed(folder: Path) -> Iterator[bool]:
     Raises:
         OSError: The folder cannot be written to, or its file system has no locks.
     """
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError as error:
+        raise OSError(str(error)) from error
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ BUNDLED = {
     "pytorch-lightning": ">=2.5,<2.7",
     "warp-lang": ">=1.14",
     "trimesh": ">=4.5",
+    "filelock": ">=3.12",
     "scikit-image": ">=0.24",
     "imageio": ">=2.34",
     "imageio-ffmpeg": ">=0.5",
