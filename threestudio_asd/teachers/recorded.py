@@ -8,13 +8,15 @@ recording's first answer is not the network's, the network itself is called.
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-# A recording takes as long as some fifty passes: not before as many have shown that there are more.
-AFTER = 50
+# A recording takes as long as it saves in some ten passes: not before as many have shown that there
+# are more to come.
+AFTER = 10
 # Kinds of calls of one network that are recorded, at most.
 MOST = 8
 
@@ -25,7 +27,8 @@ class Recorder:
     """Of one network.
 
     Args:
-        network: What is recorded; its weights may change in place, its structure may not.
+        network: What is recorded. Weights that want gradients may change in place, the others and
+            its structure may not change at all.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -63,35 +66,48 @@ def _repeatable(network: nn.Module, rows: Sequence[Tensor]) -> bool:
     return plain and not (network._forward_hooks or network._forward_pre_hooks)
 
 
-class _Call(nn.Module):
-    """``call`` as a module, which tracing asks for where weights are trained."""
-
-    def __init__(self, network: nn.Module, call: Function) -> None:
-        super().__init__()
-        self.network, self.call = network, call
-
-    def forward(self, *rows: Tensor) -> Tensor:
-        return self.call(*rows)
-
-
 def _record(network: nn.Module, call: Function, rows: Sequence[Tensor]) -> Function | None:
     """The recording, or None where there can be none."""
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     if hooked or getattr(network, "is_gradient_checkpointing", False):
         return None
     rows = tuple(x.detach() for x in rows)
-    few = tuple(x[:2] for x in rows)  # while it records, all that is computed stays in memory
+    # What is trained is an argument of the recording; all other weights are its constants.
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+    def whole(*arguments: Tensor) -> Tensor:
+        with _in_place_of(trained, network, arguments[len(rows) :]):
+            return call(*arguments[: len(rows)])
+
+    # Few rows: while it records, everything that is computed stays in memory.
+    example = *(x[:2] for x in rows), *(p.detach() for p in trained.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the deprecation, and of sizes taken for constants
         try:
-            traced = torch.jit.trace(_Call(network, call), few, check_trace=False)
+            traced = torch.jit.trace(whole, example, check_trace=False)
         except (RuntimeError, ValueError, TypeError, AttributeError):
             return None
 
     def replay(*rows: Tensor) -> Tensor:
         # Without the optimiser, which would change operations after some calls.
         with torch.jit.optimized_execution(False):
-            return traced(*rows)
+            return traced(*rows, *trained.values())
 
     with torch.no_grad():
         return replay if torch.equal(replay(*rows), call(*rows)) else None
+
+
+@contextmanager
+def _in_place_of(names: Iterable[str], network: nn.Module, values: Sequence[Tensor]) -> Iterator:
+    """``values`` as the parameters ``names``, within. (``torch.func.functional_call`` refuses to
+    be recorded.)"""
+    places = [name.rpartition(".") for name in names]
+    homes = [(network.get_submodule(path)._parameters, leaf) for path, _, leaf in places]
+    before = [home[leaf] for home, leaf in homes]
+    try:
+        for (home, leaf), value in zip(homes, values, strict=True):
+            home[leaf] = value
+        yield
+    finally:
+        for (home, leaf), value in zip(homes, before, strict=True):
+            home[leaf] = value
