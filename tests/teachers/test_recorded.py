@@ -45,6 +45,7 @@ def recordings(recorder):
 
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_training_on_recordings_is_equal_to_the_bit(folder, monkeypatch, pieces):
+    monkeypatch.setattr(recorded, "AFTER", 10**6)
     with splitting(pieces, 2):
         plain, teacher, _ = trained(folder)
         assert not recordings(teacher.net.recorder)

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-# A recording takes as long as it saves in some ten passes: not before as many have shown that there
-# are more to come.
-AFTER = 10
+# A recording takes as long as it saves in some ten passes: only where more seem to come.
+AFTER = 3
 # Kinds of calls of one network that are recorded, at most.
 MOST = 8
 

@@ -27,7 +27,7 @@ from threestudio_asd.studio.registry import register
 GRID_RESOLUTION = 32
 # A sample less opaque than this is dropped before geometry is evaluated with gradients.
 ALPHA_THRESHOLD = 0.01
-# In training, geometry and material are evaluated once at up to this many samples of a piece, and
+# Geometry and material are evaluated once at up to this many samples of a piece, and
 # those that hardly show are dropped afterwards: they are too few to pay for a pass of their own.
 SHADED_AT_ONCE = 2**18
 # One row per ray, in contrast to one per sample.
@@ -174,7 +174,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         """The samples that show, the geometry's output there, and their colours."""
         samples = self._march(rays_o, rays_d, nears)
         prunes = self.cfg.grid_prune and self.cfg.prune_alpha_threshold and len(samples) > 0
-        at_once = prunes and self.training and len(samples) <= SHADED_AT_ONCE
+        at_once = prunes and len(samples) <= SHADED_AT_ONCE
         # Normals may cost several evaluations of the density each.
         if at_once and not self.material.requires_normal:
             geo_out, rgb = self._shade(samples, lights, extra)
