@@ -19,6 +19,8 @@ from threestudio_asd.compare.runner import run_grid
 from threestudio_asd.compare.train import Outcome
 from threestudio_asd.studio.checkpoint import load_checkpoint
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 @pytest.fixture
 def trained(monkeypatch):
@@ -188,8 +190,21 @@ def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp
     command = [sys.executable, "-m", "threestudio_asd.cli.main", "compare", "--jobs", "2"]
     command += ["--steps", "2", "--scales", "1", "7.5", "--prompts", "a red mug", "--seeds", "0"]
     command += ["--methods", "SDS", "ASD -0.75", "--out", str(tmp_path)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, **quiet)
+    # With no place for caches, which is told once and not by each of the processes.
+    (tmp_path / "tmp").mkdir()
+    homeless = {
+        "XDG_CACHE_HOME": "/proc/1",
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONPATH": str(ROOT),
+    }
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            command,
+            cwd="/proc",
+            env={**os.environ, **homeless},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     deadline = time.time() + 120
     while not list(tmp_path.glob("cells/*.json")) and time.time() < deadline:
         time.sleep(0.01)
@@ -201,6 +216,8 @@ def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp
     while any(alive(pid) for pid in children) and time.time() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in children)
+    told = [line for line in (tmp_path / "stderr").open() if " are kept in " in line]
+    assert len(told) == 2 and "WARP_CACHE_PATH" in told[0] and "embeddings" in told[1]
     there = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*.json")]
     assert len(there) >= 1 and all("seconds_in_all" in record for record in there)
     assert len(run_grid(small(), tmp_path)) == 4 and len(trained) == 4 - len(there)

@@ -331,18 +331,18 @@ def test_a_download_takes_only_what_is_read(folder, monkeypatch):
 
     asked = []
 
-    def snapshot_download(hub_id, local_files_only=False, revision=None, allow_patterns=None):
+    def snapshot_download(hub_id, local_files_only=False, allow_patterns=None, cache_dir=None):
         if local_files_only:
             raise LocalEntryNotFoundError("not here")
-        asked.append((hub_id, revision, allow_patterns))
+        asked.append((hub_id, allow_patterns))
         return str(folder)
 
     names = ["README.md", "unet/config.json", "scheduler/scheduler_config.json"]
     names += [f"unet/diffusion_pytorch_model{end}" for end in (".bin", ".safetensors")]
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ("abc", names))
+    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: names)
     assert resolve_model("someone/something", ("unet", "scheduler")) == folder
     wanted = [names[1], "unet/diffusion_pytorch_model.safetensors", names[2]]
-    assert asked == [("someone/something", "abc", wanted)]
+    assert asked == [("someone/something", wanted)]
     with pytest.raises(UserError, match="on the hub lacks vae"):
         resolve_model("someone/something", ("unet", "vae"))

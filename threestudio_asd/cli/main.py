@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from threestudio_asd import __version__
+from threestudio_asd import __version__, homes
 from threestudio_asd.errors import UserError
 
 PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
+        homes.temporary()  # without one some libraries cannot even be imported
+        homes.ensure_home()
         return COMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if "--verbose" in argv:

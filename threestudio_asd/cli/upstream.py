@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import threestudio_asd
+from threestudio_asd import homes
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.configfiles import find_config
@@ -65,8 +66,9 @@ def _config(name: str, checkout: Path) -> Path:
 
 
 def _environment(gpu: str) -> dict[str, str]:
-    """Our package on the path; the GPU chosen as launch.py does, but before CUDA is probed."""
+    """Our package on the path; the GPU chosen as launch.py does, but before CUDA is probed; a place
+    for caches."""
     package = str(Path(threestudio_asd.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     chosen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
-    return {**chosen, **os.environ, "PYTHONPATH": path}
+    return {**chosen, **os.environ, **homes.for_others(), "PYTHONPATH": path}
