@@ -9,6 +9,7 @@ PROMPT ?= a red mug
 .PHONY: setup demo demo-full compare test test-e2e test-full lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
+	@$(PYTHON) threestudio_asd/requirements.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 		--constraint constraints.txt torch

@@ -193,7 +193,7 @@ def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp
     # With no place for caches, which is told once and not by each of the processes.
     (tmp_path / "tmp").mkdir()
     homeless = {
-        "XDG_CACHE_HOME": "/proc/1",
+        "WARP_CACHE_PATH": "/proc/1",
         "TMPDIR": str(tmp_path / "tmp"),
         "PYTHONPATH": str(ROOT),
     }
