@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PROMPT ?= a red mug
+# Tests at the same time, each in a process of its own.
+JOBS ?= 2
 
 .PHONY: setup demo demo-full compare test test-e2e test-full lint clean
 
@@ -34,7 +36,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 test-e2e: setup
 	$(BIN)/pytest -m e2e

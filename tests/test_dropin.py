@@ -53,6 +53,7 @@ def checkout(tmp_path):
     return write_checkout(tmp_path / "threestudio")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "before"),
     [("threestudio-asd", UNINSTALLED), ("threestudio_asd", "")],

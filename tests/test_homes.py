@@ -101,6 +101,7 @@ def test_a_whole_home_is_used_as_always(tmp_path):
     assert f"CACHE {tmp_path / '.cache/warp'}" in done.stdout
 
 
+@pytest.mark.long
 def test_where_nothing_can_be_written_text_embeddings_are_kept_elsewhere(tmp_path):
     embeddings = private(tmp_path) / "text_embeddings"
     launch = ("launch", "--config", "tiny/asd-2d", "--train", "trainer.max_steps=1")

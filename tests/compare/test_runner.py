@@ -186,6 +186,7 @@ def test_a_cell_is_the_same_whatever_ran_before_it(small, tmp_path):
     assert all(alone[cell][k] == after[cell][k] for k in alone[cell] if k not in timed)
 
 
+@pytest.mark.long
 def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp_path):
     command = [sys.executable, "-m", "threestudio_asd.cli.main", "compare", "--jobs", "2"]
     command += ["--steps", "2", "--scales", "1", "7.5", "--prompts", "a red mug", "--seeds", "0"]
