@@ -43,6 +43,11 @@ corners, rast = torch.rand(1, 3, 2), torch.zeros(1, 2, 2, 4)
 print(interpolate(corners, rast, torch.arange(3, dtype=torch.int32)[None])[0].shape)
 print("CACHE", warp().config.kernel_cache_dir)
 """
+PLACE = """
+from threestudio_asd import homes
+homes.settle_kernels()
+print("CACHE", homes.kernels().usual)
+"""
 COMMAND = "import sys; from threestudio_asd.cli.main import main; sys.exit(main(sys.argv[1:]))"
 VARIABLES = ("XDG_CACHE_HOME", "WARP_CACHE_PATH", "HF_HOME", "HF_HUB_CACHE", "MPLCONFIGDIR")
 
@@ -77,8 +82,8 @@ def told(done):
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-def test_kernels_are_compiled_elsewhere_with_one_warning(tmp_path, condition):
-    done = child(tmp_path, KERNEL, **condition)
+def test_kernels_are_to_lie_elsewhere_with_one_warning(tmp_path, condition):
+    done = child(tmp_path, PLACE, **condition)
     (warning,) = told(done)
     assert done.returncode == 0
     assert f"kept in {private(tmp_path) / 'warp'}, because" in warning
@@ -88,15 +93,24 @@ def test_kernels_are_compiled_elsewhere_with_one_warning(tmp_path, condition):
     assert private(tmp_path).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("home", ["/proc/1", None])
+def test_kernels_are_compiled_elsewhere(tmp_path, home):
+    done = child(tmp_path, KERNEL, HOME=home)
+    assert (done.returncode, len(told(done))) == (0, 1)
+    assert f"CACHE {private(tmp_path) / 'warp'}" in done.stdout
+    assert list((private(tmp_path) / "warp").glob("*/*/*.o"))
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_the_variable_that_the_warning_names_is_obeyed(tmp_path):
-    done = child(tmp_path, KERNEL, **HOMELESS, WARP_CACHE_PATH=str(tmp_path / "mine"))
+    done = child(tmp_path, PLACE, **HOMELESS, WARP_CACHE_PATH=str(tmp_path / "mine"))
     assert (done.returncode, told(done)) == (0, [])
     assert f"CACHE {tmp_path / 'mine'}" in done.stdout
     assert not private(tmp_path).exists()
 
 
 def test_a_whole_home_is_used_as_always(tmp_path):
-    done = child(tmp_path, KERNEL)
+    done = child(tmp_path, PLACE)
     assert (done.returncode, told(done)) == (0, [])
     assert f"CACHE {tmp_path / '.cache/warp'}" in done.stdout
 
@@ -138,7 +152,7 @@ def test_a_private_folder_that_may_be_anothers_is_refused(tmp_path, kind):
         place.symlink_to(tmp_path)
     else:
         place.touch()
-    done = child(tmp_path, KERNEL, **HOMELESS)
+    done = child(tmp_path, PLACE, **HOMELESS)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("threestudio_asd.errors.UserError: There is no place for compiled")
