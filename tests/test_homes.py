@@ -171,6 +171,17 @@ def test_without_a_temporary_folder_every_command_says_so(monkeypatch, capsys):
         pass
 
 
+def test_a_deleted_working_folder_is_told(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.rmdir({str(gone)!r}); {COMMAND}"
+    done = child(tmp_path, code, "doctor", cwd=gone)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: The working folder has been deleted: go to another one.\n",
+    )
+
+
 def test_a_tilde_without_a_home_is_told():
     with pytest.raises(UserError, match=r"'~nobody-here/model'.*HOME"):
         homes.expanded("~nobody-here/model")

@@ -160,6 +160,14 @@ def ensure_home() -> None:
         os.environ["HOME"] = str(cache.folder())
 
 
+def working_folder() -> Path:
+    """The working directory. Raises UserError if it has been deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("The working folder has been deleted: go to another one.") from error
+
+
 def expanded(path: str | Path) -> Path:
     """``path`` with its ``~`` replaced by the home folder. Raises UserError if there is none."""
     try:

@@ -1,3 +1,4 @@
+import errno
 import runpy
 import shutil
 import socket
@@ -346,3 +347,15 @@ def test_a_download_takes_only_what_is_read(folder, monkeypatch):
     assert asked == [("someone/something", wanted)]
     with pytest.raises(UserError, match="on the hub lacks vae"):
         resolve_model("someone/something", ("unet", "vae"))
+
+
+def test_a_full_disk_is_not_the_hubs_fault(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pretrained, "_cached", lambda *args: None)
+    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ["scheduler/a.json"])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(UserError, match=r"Cannot store.*No space left.*set HF_HOME") as error:
+        resolve_model("someone/something", ("scheduler",))
+    assert "reached" not in str(error.value)

@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
         homes.temporary()  # without one some libraries cannot even be imported
         homes.ensure_home()
+        homes.working_folder()
         return COMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if "--verbose" in argv:
