@@ -24,8 +24,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def as_in_a_new_process():
-    """What a command sets for its whole process is put back, and random numbers start anew: no
-    test depends on those that its process ran before."""
+    """No test depends on those that its process ran before: what commands set for a whole process,
+    also in a module's fixture, is as at its start, and random numbers start anew."""
     import numpy as np
     import torch
 
@@ -34,9 +34,9 @@ def as_in_a_new_process():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    parallel.set_pieces(1)
+    parallel.set_threads(None)
     logger = logging.getLogger("threestudio_asd")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    with parallel.splitting():
-        yield
-    logger.setLevel(before[0])
-    logger.propagate, logger.handlers[:] = before[1:]
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers.clear()
