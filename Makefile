@@ -5,10 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PROMPT ?= a red mug
+# Tests at the same time, each in a process of its own.
+JOBS ?= 2
 
 .PHONY: setup demo demo-full compare test test-e2e test-full lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
+	@$(PYTHON) threestudio_asd/requirements.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 		--constraint constraints.txt torch
@@ -33,7 +36,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 test-e2e: setup
 	$(BIN)/pytest -m e2e

@@ -1,12 +1,42 @@
 """Shape checking is on in tests: every jaxtyping annotation of the package is enforced."""
 
+import logging
 import os
+import random
 
+import pytest
 from jaxtyping import install_import_hook
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # Installed at import time of conftest, before any test module imports the package.
 _hook = install_import_hook("threestudio_asd", "beartype.beartype")
 _hook.__enter__()
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests come first: begun last, one would keep one worker busy and the others waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process():
+    """No test depends on those that its process ran before: what commands set for a whole process,
+    also in a module's fixture, is as at its start, and random numbers start anew."""
+    import numpy as np
+    import torch
+
+    from threestudio_asd import parallel
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    parallel.set_pieces(1)
+    parallel.set_threads(None)
+    logger = logging.getLogger("threestudio_asd")
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers.clear()

@@ -9,6 +9,9 @@ from contract.collect import collect
 from contract.compare import accepted, committed, covers, differences, normal
 from contract.hosts import bundled, working_folder
 
+# All of them, so that they share what is made once.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -53,6 +53,7 @@ def checkout(tmp_path):
     return write_checkout(tmp_path / "threestudio")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "before"),
     [("threestudio-asd", UNINSTALLED), ("threestudio_asd", "")],
@@ -172,7 +173,7 @@ def test_old_and_absent_libraries_are_refused_together(upstream, monkeypatch):
 
 def test_an_old_python_is_refused(upstream, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 8, 18, "final", 0))
-    assert "Python 3.8.18 is too old (needed: 3.10 or newer)" in refusal()
+    assert "Python 3.8.18 is too old (needed: 3.11 or newer)" in refusal()
 
 
 def test_a_name_of_another_extension_is_refused(upstream, monkeypatch):
@@ -188,6 +189,7 @@ def test_a_name_of_another_extension_is_refused(upstream, monkeypatch):
         "threestudio_asd/__init__.py",
         "threestudio_asd/errors.py",
         "threestudio_asd/requirements.py",
+        "threestudio_asd/cli/__init__.py",
         "threestudio_asd/dropin/__init__.py",
         "threestudio_asd/dropin/template/__init__.py",
     ],

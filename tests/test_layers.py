@@ -12,33 +12,40 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "stop": set(),
+    # Where caches lie; for whatever borders on a library that keeps one.
+    "homes": {"errors"},
     # What must be installed; setup.py reads it too.
     "requirements": set(),
     # Finding and reading pretrained models; for studio and for teachers.
-    "pretrained": {"errors"},
+    "pretrained": {"errors", "homes"},
     "text_encoder": {"errors", "pretrained"},
     # Pieces of a batch in threads.
     "parallel": {"errors"},
-    "kernels": {"errors"},
+    "kernels": {"errors", "homes"},
     "portable": {"errors", "kernels"},
-    "studio": {"errors", "files", "stop", "kernels", "parallel", "pretrained", "text_encoder"},
+    "studio": {
+        *("errors", "homes", "files", "stop", "kernels", "parallel", "pretrained"),
+        "text_encoder",
+    },
     "distill": {"errors"},
-    "teachers": {"errors", "distill", "parallel", "pretrained", "text_encoder"},
+    "teachers": {"errors", "homes", "distill", "parallel", "pretrained", "text_encoder"},
     "critics": {"errors", "distill", "teachers"},
     "tiny": {"errors", "files", "stop", "distill", "teachers", "pretrained", "text_encoder"},
     "host": {"errors", "studio"},
     # What threestudio imports from custom/.
-    "dropin": {"errors", "requirements", "host", "guidance", "systems"},
-    "guidance": {"errors", "host", "distill", "teachers", "critics", "tiny"},
+    "dropin": {"errors", "homes", "requirements", "host", "guidance", "systems"},
+    "guidance": {"errors", "homes", "host", "distill", "teachers", "critics", "tiny"},
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "stop", "parallel", "pretrained", "host", "distill", "teachers"),
+        *("errors", "files", "homes", "stop", "parallel", "pretrained", "host", "distill"),
+        "teachers",
         *("critics", "tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
     "cli": {
-        *("errors", "files", "stop", "parallel", "requirements", "pretrained", "kernels", "tiny"),
+        *("errors", "files", "homes", "stop", "parallel", "requirements", "pretrained"),
+        *("kernels", "tiny"),
         *("teachers", "portable", "studio", "host", "dropin", "compare"),
     },
 }

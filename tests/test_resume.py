@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +43,7 @@ def losses(trial):
     return found
 
 
+@pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     model = write_random_sd(tmp_path / "sd")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -5,8 +5,10 @@ once, for models that are nowhere on this machine, and a model that cannot be ha
 :class:`~threestudio_asd.errors.UserError` within seconds.
 """
 
+import errno
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
@@ -14,6 +16,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 
 #: The parts of a text-to-image model in Stable Diffusion's folder format that we read.
@@ -42,6 +45,8 @@ _WEIGHTS = (
     re.compile(rf"(diffusion_pytorch_model|pytorch_model){_SHARD}\.bin"),
 )
 _WEIGHTLESS = ("tokenizer", "scheduler")
+# What the system says of a file that it does not take.
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def resolve_model(
@@ -62,8 +67,8 @@ def resolve_model(
     Raises:
         UserError: The model cannot be had; within 20 seconds.
     """
-    folder = Path(path_or_id).expanduser()
     try:
+        folder = homes.expanded(path_or_id)
         if folder.is_dir():
             return _checked(folder, components)
         if not _HUB_ID.fullmatch(str(path_or_id)):
@@ -84,7 +89,7 @@ def whereabouts(
     Raises:
         UserError: Nowhere; the message says why.
     """
-    folder, hub_id = Path(path_or_id).expanduser(), str(path_or_id)
+    folder, hub_id = homes.expanded(path_or_id), str(path_or_id)
     if folder.is_dir():
         _checked(folder, components)
         return "local folder"
@@ -98,6 +103,18 @@ def whereabouts(
         raise UserError(f"The model '{hub_id}' is not on this machine.")
     _list_hub(hub_id, components)
     return "hub"
+
+
+def hub_cache() -> homes.Cache:
+    """Models of the hub, which any program on this machine finds."""
+    from huggingface_hub import constants
+
+    return homes.Cache(
+        "downloaded models",
+        Path(constants.HF_HUB_CACHE),
+        "set HF_HOME to a folder that can be written to",
+        "huggingface/hub",
+    )
 
 
 def component_files(names: Iterable[str], component: str) -> list[str]:
@@ -175,33 +192,50 @@ def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return None if _lacking(_names(folder), components) else folder
+    # A cache that cannot be written to may hold models all the same.
+    cache = hub_cache()
+    for place in filter(None, (cache.usual, homes.found_private(cache.name))):
+        if homes.is_homeless(place):
+            continue
+        try:
+            folder = snapshot_download(hub_id, local_files_only=True, cache_dir=place)
+        except LocalEntryNotFoundError as error:
+            # Incomplete is what lacks any of the model's files; we download those that we read.
+            folder = getattr(error, "snapshot_path", None)
+        if folder and not _lacking(_names(Path(folder)), components):
+            return Path(folder)
+    return None
 
 
 def _download(hub_id: str, components: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    revision, files = _list_hub(hub_id, components)
+    files = _list_hub(hub_id, components)
+    cache = hub_cache()
+    folder = cache.folder()
+    if folder != cache.usual:  # the transfer keeps chunks, which has a variable of its own
+        os.environ.setdefault("HF_XET_CACHE", str(folder / "xet"))
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+        return Path(snapshot_download(hub_id, allow_patterns=files, cache_dir=folder))
     except Exception as error:
+        if getattr(error, "errno", None) in _UNWRITTEN:
+            raise UserError(
+                f"Cannot store the model '{hub_id}' in {folder} ({error.strerror}): make room, or "
+                f"{cache.remedy}."
+            ) from error
         raise _unreachable(hub_id, error) from error
 
 
-def _list_hub(hub_id: str, components: Sequence[str]) -> tuple[str, list[str]]:
-    """(revision, files to download) of a model on the hub."""
-    revision, names = _ask_hub(hub_id)
+def _list_hub(hub_id: str, components: Sequence[str]) -> list[str]:
+    """The files to download of a model on the hub."""
+    names = _ask_hub(hub_id)
     if lacking := _lacking(names, components):
         raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}.")
-    return revision, [name for part in components for name in component_files(names, part)]
+    return [name for part in components for name in component_files(names, part)]
 
 
-def _ask_hub(hub_id: str) -> tuple[str, list[str]]:
-    """(revision, file names) of a model on the hub; one request, no retries."""
+def _ask_hub(hub_id: str) -> list[str]:
+    """The file names of a model on the hub; one request, no retries."""
     from huggingface_hub import HfApi
 
     answer: Queue = Queue()
@@ -219,7 +253,7 @@ def _ask_hub(hub_id: str) -> tuple[str, list[str]]:
     result = TimeoutError(f"no answer in {HUB_TIMEOUT:g} s") if answer.empty() else answer.get()
     if isinstance(result, Exception):
         raise _unreachable(hub_id, result) from result
-    return result.sha, [file.rfilename for file in result.siblings]
+    return [file.rfilename for file in result.siblings]
 
 
 def _unreachable(hub_id: str, error: Exception) -> UserError:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from importlib import metadata
 from typing import Mapping  # noqa: UP035  (collections.abc's cannot be subscripted on 3.8)
 
-PYTHON = "3.10"
+PYTHON = "3.11"
 THREESTUDIO = "0.2.3"
 
 #: What the guidance and the systems need, on either host.
@@ -66,6 +65,8 @@ def bound(specifier: str, sign: str) -> str | None:
 
 def installed(name: str) -> str | None:
     """The installed version of a distribution, or None."""
+    from importlib import metadata  # Python 3.7, which has none, gets as far as python_problem
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -110,3 +111,8 @@ def install_command(names: Mapping[str, str]) -> str:
     every = {**PLUGIN, **BUNDLED}
     wanted = " ".join(f'"{name}{every[name]}"' for name in names)
     return f"{sys.executable} -m pip install {wanted}"
+
+
+if __name__ == "__main__":  # make asks before it makes an environment
+    too_old = python_problem()
+    sys.exit(too_old and f"{too_old}; choose another: make setup PYTHON=python{PYTHON}")

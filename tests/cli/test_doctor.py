@@ -96,7 +96,7 @@ def test_models_answer_from_folder_cache_hub_or_not_at_all(tmp_path, monkeypatch
     def ask(hub_id):
         if hub_id == "no/such":
             raise UserError("Cannot load the model 'no/such': the hub has no such public model.")
-        return "abc", names
+        return names
 
     parts = pretrained.STABLE_DIFFUSION
     names = [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from threestudio_asd import homes
 from threestudio_asd.cli.main import PLUGINS, main
 from threestudio_asd.studio import launch
 
@@ -64,3 +65,11 @@ def test_no_trial_and_a_prompt_of_another_world_are_refused(trial, tmp_path, cap
     assert "it has no configs/parsed.yaml" in capsys.readouterr().err
     assert main(["judge", str(trial), "--prompt", "a hamburger"]) == 2
     assert "one object and one colour" in capsys.readouterr().err
+
+
+def test_a_trial_that_cannot_be_written_to_is_told_before_it_is_loaded(trial, monkeypatch, capsys):
+    monkeypatch.setattr(homes, "unwritable", lambda folder: "Read-only file system")
+    (trial / "verdict.json").unlink(missing_ok=True)
+    assert main(["judge", str(trial)]) == 2
+    assert "Read-only file system. Judge a copy" in capsys.readouterr().err
+    assert not (trial / "verdict.json").exists()

@@ -9,6 +9,9 @@ import pytest
 from threestudio_asd.errors import UserError
 from threestudio_asd.portable import placeholder
 
+# All of them, so that they share what is made once.
+pytestmark = pytest.mark.long
+
 # Imports, and fails when it is used: nerfacc on a machine without CUDA.
 UNUSABLE = """
 class OccGridEstimator:

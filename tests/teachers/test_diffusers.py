@@ -1,3 +1,4 @@
+import errno
 import runpy
 import shutil
 import socket
@@ -331,18 +332,30 @@ def test_a_download_takes_only_what_is_read(folder, monkeypatch):
 
     asked = []
 
-    def snapshot_download(hub_id, local_files_only=False, revision=None, allow_patterns=None):
+    def snapshot_download(hub_id, local_files_only=False, allow_patterns=None, cache_dir=None):
         if local_files_only:
             raise LocalEntryNotFoundError("not here")
-        asked.append((hub_id, revision, allow_patterns))
+        asked.append((hub_id, allow_patterns))
         return str(folder)
 
     names = ["README.md", "unet/config.json", "scheduler/scheduler_config.json"]
     names += [f"unet/diffusion_pytorch_model{end}" for end in (".bin", ".safetensors")]
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ("abc", names))
+    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: names)
     assert resolve_model("someone/something", ("unet", "scheduler")) == folder
     wanted = [names[1], "unet/diffusion_pytorch_model.safetensors", names[2]]
-    assert asked == [("someone/something", "abc", wanted)]
+    assert asked == [("someone/something", wanted)]
     with pytest.raises(UserError, match="on the hub lacks vae"):
         resolve_model("someone/something", ("unet", "vae"))
+
+
+def test_a_full_disk_is_not_the_hubs_fault(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pretrained, "_cached", lambda *args: None)
+    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ["scheduler/a.json"])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(UserError, match=r"Cannot store.*No space left.*set HF_HOME") as error:
+        resolve_model("someone/something", ("scheduler",))
+    assert "reached" not in str(error.value)

@@ -15,6 +15,9 @@ from threestudio_asd.tiny.captions import vocabulary
 from threestudio_asd.tiny.judge import load_judge
 from threestudio_asd.tiny.train.diffusion import sample_accuracy
 
+# All of them, so that they share what is made once.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder():

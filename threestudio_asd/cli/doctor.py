@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import threestudio_asd
 from threestudio_asd import pretrained, requirements
+from threestudio_asd.cli.places import Mark, places
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.configfiles import packaged_configs
@@ -35,8 +35,6 @@ DROPINS = {
 TRIAL = (
     "from pathlib import Path\nfrom threestudio_asd.cli import upstream_run as r\nr.prepare(Path())"
 )
-
-Mark = Literal["yes", "partly", "no"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def examine(
     report.sections["Host"] = list(_host(wrong))
     report.sections["Libraries"] = [_library(name, wrong.get(name)) for name in libraries]
     report.sections["Devices"] = list(_devices())
+    report.sections["Folders"] = [Row(*found) for found in places()]
     report.sections["Extensions"] = list(_extensions(wrong))
     if checkout is not None:
         report.sections["Checkout"] = list(_checkout(checkout))
@@ -86,11 +85,13 @@ def _conclude(report: Report, wrong: dict[str, str]) -> None:
         report.mend.append(f"{old}.")
     if wrong:
         report.mend.append(requirements.install_command(wrong))
+    homeless = [row.text for row in report.sections.get("Folders", []) if row.mark == "no"]
+    report.mend += homeless
     if all(row.mark != "yes" for row in report.sections["Models"]):
         report.mend.append("no model answers; name a folder or hub id that does with --model.")
         return
     cuda = any(row.name.startswith("cuda") for row in report.sections["Devices"])
-    if not old and not wrong:
+    if not (old or wrong or homeless):
         report.runs.append(f"on the bundled host, on {'CUDA' if cuda else 'the CPU'}")
     checkout = report.sections.get("Checkout", [])
     if checkout and all(row.mark != "no" for row in checkout):

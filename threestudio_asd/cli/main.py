@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from threestudio_asd import __version__, stop
+from threestudio_asd import __version__, homes, stop
 from threestudio_asd.errors import UserError
 
 PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             raise UserError(f'unknown command "{argv[0]}": use {", ".join(COMMANDS)}.')
         with stop.heeded():
+            homes.temporary()  # without one some libraries cannot even be imported
+            homes.ensure_home()
+            homes.working_folder()
             return COMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if "--verbose" in argv:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from threestudio_asd import homes
 from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import set_pieces
@@ -58,9 +59,14 @@ def judge_trial(trial: Path, prompt: str) -> tuple[Verdict, Path]:
     ``verdict.json`` into the trial folder and returns the verdict and the picture's path.
 
     Raises:
-        UserError: The prompt is not of the embedded world, or the trial cannot be loaded.
+        UserError: The prompt is not of the embedded world, or the trial cannot be loaded or written
+            to.
     """
     object_name, color_name = parse_prompt(prompt)
+    if trial.is_dir() and (reason := homes.unwritable(trial)):
+        raise UserError(
+            f"cannot write the verdict to the trial folder {trial}: {reason}. Judge a copy of it."
+        )
     images, opacity = render_fixed_views(load_system(trial))
     verdict = assess(images, opacity, object_name, color_name)
     truth, _ = fixed_views(object_name, color_name)

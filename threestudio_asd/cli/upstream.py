@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import threestudio_asd
+from threestudio_asd import homes
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import cores
@@ -68,9 +69,10 @@ def _config(name: str, checkout: Path) -> Path:
 def _environment(gpu: str) -> dict[str, str]:
     """Our package on the path; the GPU chosen as launch.py does, but before CUDA is probed; as many
     threads as there are cores to be had, which do not wait spinning for long: beside another
-    program the waiting of torch's threads for each other would take nearly all of the time."""
+    program the waiting of torch's threads for each other would take nearly all of the time; a place
+    for caches."""
     package = str(Path(threestudio_asd.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     chosen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
     threads = {"OMP_NUM_THREADS": str(cores()), "GOMP_SPINCOUNT": "1000"}
-    return {**chosen, **threads, **os.environ, "PYTHONPATH": path}
+    return {**chosen, **threads, **os.environ, **homes.for_others(), "PYTHONPATH": path}

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from threestudio_asd import parallel
+from threestudio_asd import homes, parallel
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.checkpoint import save_atomically
 from threestudio_asd.studio.device import get_device, prepare_cpu
+from threestudio_asd.studio.models.prompt_processor import cache as embeddings
 from threestudio_asd.teachers.cache import models_read_once
 
 from . import machine, measure
@@ -101,8 +102,8 @@ def run_cell(
     began = time.perf_counter()
     start = grid.start(cell)
     cfg = grid.config(cell, weights=start and cell_file(out, start, "ckpt"))
-    with tempfile.TemporaryDirectory() as scratch:
-        outcome = train(cfg, Path(scratch), lambda step: on_step(cell, step))
+    with homes.scratch() as scratch:
+        outcome = train(cfg, scratch, lambda step: on_step(cell, step))
     _save_results(grid, cell, out, outcome)
     record = {
         **{"method": cell.method, "scale": cell.scale, "prompt": cell.prompt, "seed": cell.seed},
@@ -140,6 +141,9 @@ def _cells(
             yield lambda cells: ((c, run_cell(grid, c, out, progress.step)) for c in cells)
         return
     threads = max(1, parallel.cores() // jobs)
+    # Each of the processes would warn.
+    homes.settle_kernels()
+    embeddings.place().folder()
     # The processes' temporary files lie in a folder of this one: killed ones leave theirs.
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (threads, tuple(plugins), scratch, grid, out)

@@ -57,7 +57,7 @@ def activate(folder: Path) -> None:
 def _check(threestudio: Any) -> None:
     too_old = requirements.python_problem()
     if too_old:
-        raise _error(too_old, "make threestudio's environment with a newer Python, such as 3.11.")
+        raise _error(too_old, "make threestudio's environment with a newer Python, such as 3.12.")
     version = getattr(threestudio, "__version__", "of unknown version")
     registry = getattr(threestudio, "__modules__", None)
     if registry is None or requirements.older(version, requirements.THREESTUDIO):

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.requirements import THREESTUDIO, older
 
@@ -48,7 +49,7 @@ def open_checkout(path: str | Path) -> Checkout:
     Raises:
         UserError: It is none, or too old; the message says which.
     """
-    path = Path(path).expanduser().resolve()
+    path = homes.expanded(path).resolve()
     source, launcher = path / "threestudio/__init__.py", path / "launch.py"
     lacking = [str(file.relative_to(path)) for file in (launcher, source) if not file.is_file()]
     if lacking:

@@ -1,10 +1,10 @@
 """Bad values of ``stable-diffusion-asd-guidance``'s config, told before any model is read."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from threestudio_asd import homes
 from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.weighting import WEIGHTINGS
@@ -27,7 +27,7 @@ def checked(cfg: Any, device: torch.device) -> tuple[Method, CriticSettings]:
         if getattr(cfg, key):
             raise UserError(f"system.guidance.{key} is not implemented; {advice}.")
     for key in ("LoRA_path", "ckpt_path"):
-        if getattr(cfg, key) and not Path(getattr(cfg, key)).expanduser().exists():
+        if getattr(cfg, key) and not homes.expanded(getattr(cfg, key)).exists():
             raise UserError(f"There is no system.guidance.{key} '{getattr(cfg, key)}' here.")
     if cfg.enable_sequential_cpu_offload and device.type != "cuda":
         raise UserError(

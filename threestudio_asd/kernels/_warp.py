@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 
 # Below this many elements a second thread costs more than it saves.
@@ -63,7 +64,7 @@ def warp() -> Any:
     """Import and initialise Warp, without its banner.
 
     Raises:
-        UserError: if Warp is not installed.
+        UserError: if Warp is not installed, or there is no place for its compiled kernels.
     """
     try:
         import warp as wp
@@ -72,6 +73,8 @@ def warp() -> Any:
             f"NVIDIA Warp cannot be imported ({error}). Fix: pip install warp-lang"
         ) from error
     wp.config.log_level = wp.LOG_ERROR
+    if wp.config.kernel_cache_dir is None:
+        homes.settle_kernels()
     with contextlib.nullcontext() if torch.cuda.is_available() else _stderr_to_null():
         wp.init()
     return wp

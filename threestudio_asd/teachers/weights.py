@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 
 #: What a LoRA folder of diffusers holds.
@@ -29,7 +30,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = homes.expanded(path)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ def fuse_lora(unet: nn.Module, lora: str | Path) -> None:
     """
     from diffusers import StableDiffusionPipeline
 
-    path = Path(lora).expanduser()
+    path = homes.expanded(lora)
     state = _read(path / LORA_FILE if path.is_dir() else path)
     try:
         state, alphas = StableDiffusionPipeline.lora_state_dict(state)

@@ -5,10 +5,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import log
 from threestudio_asd.studio.models import xatlas_charts
@@ -89,8 +88,8 @@ def charts_apart(
     log.info("Cutting %d triangles into charts", len(faces))
     options = json.dumps([dict(chart_options), dict(pack_options)])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "in.npz", Path(folder) / "out.npz"
+    with homes.scratch() as folder:
+        given, found = folder / "in.npz", folder / "out.npz"
         np.savez(given, v_pos=v_pos, faces=faces, options=options)
         command = [sys.executable, xatlas_charts.__file__, str(given), str(found)]
         process = subprocess.Popen(command, env=environment)
