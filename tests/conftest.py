@@ -3,10 +3,14 @@
 import logging
 import os
 import random
+import signal
 
 import pytest
 from jaxtyping import install_import_hook
 
+# Started by nohup, processes of the tests would not hear of a closed terminal either.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
