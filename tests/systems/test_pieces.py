@@ -5,7 +5,7 @@ import torch
 
 from threestudio_asd.parallel import splitting
 
-STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=1000", "pieces=4")
+STEPS = ("trainer.max_steps=3", "trainer.val_check_interval=1000", "pieces=4")
 VIEWS = (
     *("data.width=16", "data.height=16", "data.batch_size=4", "data.n_val_views=1"),
     *("data.eval_width=8", "data.eval_height=8", "data.n_test_views=1"),
@@ -38,7 +38,7 @@ def tensors(value, path=""):
 @pytest.mark.parametrize("config", SYSTEMS)
 def test_training_is_equal_to_the_bit_on_any_number_of_threads(launch, tmp_path, config, method):
     found = []
-    for threads in (1, 2, 4):
+    for threads in (1, 2, 4) if method == "asd" else (1, 4):
         with splitting(threads=threads):
             options = (*STEPS, *SYSTEMS[config], f"system.guidance.method={method}")
             assert launch(*options, f"tag={threads}", config=config) == 0
