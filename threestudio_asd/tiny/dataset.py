@@ -30,6 +30,9 @@ class Renders:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device | str) -> "Renders":
+        return Renders(**{name: value.to(device) for name, value in vars(self).items()})
+
     def save(self, path: Path) -> None:
         torch.save(vars(self), path)
 
@@ -59,9 +62,17 @@ def random_cameras(count: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def build(
-    count: int, seed: int, pairs: list[tuple[str, str]], normal_fraction: float, chunk: int = 64
+    count: int,
+    seed: int,
+    pairs: list[tuple[str, str]],
+    normal_fraction: float,
+    chunk: int = 64,
+    device: torch.device | str = "cpu",
 ) -> Renders:
-    """Render ``count`` images of ``pairs`` in equal shares, shuffled."""
+    """Render ``count`` images of ``pairs`` in equal shares, shuffled; the result is on the CPU.
+
+    Cameras and labels do not depend on ``device``, where ``chunk`` images are rendered at a time.
+    """
     generator = torch.Generator().manual_seed(seed)
     which = torch.arange(count) % len(pairs)
     normal_maps = torch.rand(count, generator=generator) < normal_fraction
@@ -71,9 +82,9 @@ def build(
     for pair, is_normal in track(groups, description="rendering"):
         members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
         for ids in members.split(chunk) if len(members) else ():
-            view = {key: value[ids] for key, value in cameras.items()}
+            view = {key: value[ids].to(device) for key, value in cameras.items()}
             rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
-            images[ids] = (rgb * 255).round().to(torch.uint8)
+            images[ids] = (rgb * 255).round().to("cpu", torch.uint8)
     labels = [
         VIEWS.index(view_label(float(a), float(e)))
         for a, e in zip(cameras["azimuth"], cameras["elevation"], strict=True)

@@ -30,11 +30,11 @@ def camera_rays(
         (el.cos() * az.cos(), el.cos() * az.sin(), el.sin()), dim=-1
     )
     forward = -torch.nn.functional.normalize(position, dim=-1)
-    world_up = torch.tensor([0.0, 0.0, 1.0]).expand_as(forward)
+    world_up = forward.new_tensor([0.0, 0.0, 1.0]).expand_as(forward)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, world_up), dim=-1)
     up = torch.linalg.cross(right, forward)
     half = torch.tan(fov / 2)[:, None, None, None]
-    grid = (torch.arange(size) + 0.5) / size * 2 - 1
+    grid = (torch.arange(size, device=forward.device) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(-grid, grid, indexing="ij")
     directions = (
         forward[:, None, None]
@@ -53,7 +53,7 @@ def sphere_trace(
     disc = b**2 - (origin.square().sum(-1) - 1.0)
     live = torch.nonzero(disc > 0).squeeze(-1)
     points = origin.clone()
-    mask = torch.zeros(len(origin), dtype=torch.bool)
+    mask = torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
     t = -b[live] - disc[live].sqrt()
     far = -b[live] + disc[live].sqrt()
     for _ in range(steps):

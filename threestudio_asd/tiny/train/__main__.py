@@ -15,19 +15,23 @@ from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
 
 from .. import WEIGHTS
 
-STAGES = ("judge", "vae", "diffusion", "publish")
+STAGES = ("judge", "vae", "diffusion", "measure", "publish")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("outputs/tiny-world"))
-    parser.add_argument("--steps", type=int, default=None)
+    for number in ("steps", "batch", "renders"):
+        parser.add_argument(f"--{number}", type=int, default=None)
+    parser.add_argument("--lr", type=float, default=None)
+    parser.add_argument("--device", default=None, help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     stage = importlib.import_module(f"{__package__}.{args.stage}")
-    extra = {} if args.steps is None else {"steps": args.steps}
+    given = {name: getattr(args, name) for name in ("steps", "batch", "renders", "lr", "device")}
+    extra = {name: value for name, value in given.items() if value is not None}
     out = {"judge": WEIGHTS / "judge", "publish": WEIGHTS}.get(
         args.stage, args.work / "tiny-shapes"
     )

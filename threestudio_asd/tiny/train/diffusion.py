@@ -1,7 +1,7 @@
 """Train the UNet and text encoder of tiny-shapes and write the whole pipeline folder."""
 
-import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from threestudio_asd.stop import held
 
-from ..captions import MAX_LENGTH, VIEWS, caption, training_caption
-from ..dataset import COLOR_NAMES, OBJECT_NAMES, Renders
+from ..captions import VIEWS, caption
+from ..dataset import Renders
 from ..judge import load_judge
-from ..scenes import training_pairs
+from ..scenes import HELD_OUT, training_pairs
 from .loop import run
-from .text import new_text_encoder, new_tokenizer
+from .text import new_text_encoder, new_tokenizer, training_tokens
 from .vae import encode_all, teacher_renders
 
 SCHEDULE = {
@@ -58,26 +58,14 @@ class TextToLatents(nn.Module):
         self.tokenizer = new_tokenizer()
         self.text_encoder = new_text_encoder(self.tokenizer)
         self.unet = new_unet()
-        self.schedule = DDPMScheduler(**SCHEDULE)
+        alphas_cumprod = DDPMScheduler(**SCHEDULE).alphas_cumprod
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
 
-    def embed(self, captions: list[str]) -> Tensor:
-        tokens = self.tokenizer(
-            captions,
-            padding="max_length",
-            max_length=MAX_LENGTH,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(tokens.input_ids.to(self.unet.device))[0]
-
-    def loss(self, latents: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
-        count = len(latents)
-        noise = torch.randn(latents.shape, generator=generator)
-        # One timestep per stratum: the same expectation with less variance.
-        strata = torch.arange(count) + torch.rand(count, generator=generator)
-        t = (strata / count * 1000).long().clamp(max=999)
-        noisy = self.schedule.add_noise(latents, noise, t)
-        predicted = self.unet(noisy, t, encoder_hidden_states=self.embed(captions)).sample
+    def forward(self, latents: Tensor, tokens: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise; timesteps ``t`` (B,) in 0..999."""
+        alphas = self.alphas_cumprod[t][:, None, None, None]
+        noisy = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
+        predicted = self.unet(noisy, t, encoder_hidden_states=self.text_encoder(tokens)[0]).sample
         return F.mse_loss(predicted, noise)
 
 
@@ -97,12 +85,18 @@ def pipeline(model: TextToLatents, vae: AutoencoderKL) -> StableDiffusionPipelin
     return pipe
 
 
-def sample_accuracy(pipe: StableDiffusionPipeline, count: int, seed: int, batch: int = 48) -> float:
+def sample_accuracy(
+    pipe: StableDiffusionPipeline,
+    count: int,
+    seed: int,
+    batch: int = 48,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> float:
     """Share of ``count`` samples (25 DDIM steps, scale 4) whose object and colour the judge names.
 
-    Captions cycle over the training pairs and the views.
+    Captions cycle over ``pairs``, by default those of training, and the views.
     """
-    judge, pairs = load_judge(), training_pairs()
+    judge, pairs = load_judge(), pairs or training_pairs()
     # A stride coprime to the number of pairs visits them all in a mixed order.
     wanted = [pairs[(i * 37) % len(pairs)] for i in range(count)]
     captions = [caption(o, c, VIEWS[i % 4], False) for i, (o, c) in enumerate(wanted)]
@@ -116,7 +110,7 @@ def sample_accuracy(pipe: StableDiffusionPipeline, count: int, seed: int, batch:
             generator=generator,
             output_type="pt",
         ).images
-        named += judge.name(images.float())
+        named += judge.name(images.float().cpu())
     return sum(n == w for n, w in zip(named, wanted, strict=True)) / count
 
 
@@ -138,36 +132,60 @@ def write_folder(
     pipe.unet.float()
 
 
-def main(work: Path, out: Path, steps: int = 2800, seed: int = 9) -> None:
-    renders: Renders = teacher_renders(work)
-    vae = AutoencoderKL.from_pretrained(out / "vae").float().eval()
-    latents = encode_all(vae, renders)
+def main(
+    work: Path,
+    out: Path,
+    steps: int = 2800,
+    renders: int = 12288,
+    batch: int = 48,
+    lr: float = 5e-4,
+    seed: int = 9,
+    device: str = "cpu",
+) -> None:
+    data: Renders = teacher_renders(work, renders, device)
+    vae = AutoencoderKL.from_pretrained(out / "vae").float().eval().to(device)
+    latents = encode_all(vae, data)
     torch.manual_seed(seed)
-    model = TextToLatents()
+    model = TextToLatents().to(device)
+    tokens = training_tokens(model.tokenizer, seed).to(device)
+    data = data.to(device)
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        ids = torch.randint(len(renders), (48,), generator=generator)
-        rng = random.Random(seed * 1_000_003 + step)
-        captions = [
-            training_caption(
-                rng,
-                OBJECT_NAMES[renders.objects[i]],
-                COLOR_NAMES[renders.colors[i]],
-                VIEWS[renders.views[i]],
-                bool(renders.normal_maps[i]),
-            )
-            for i in ids.tolist()
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        own = {"generator": generator, "device": device}
+        ids = torch.randint(len(data), (batch,), **own)
+        variants = torch.randint(tokens.shape[4], (batch,), **own)
+        said = tokens[
+            data.objects[ids],
+            data.colors[ids],
+            data.views[ids],
+            data.normal_maps[ids].long(),
+            variants,
         ]
-        return model.loss(latents[ids], captions, generator)
+        noise = torch.randn(latents[ids].shape, **own)
+        # One timestep per stratum: the same expectation with less variance.
+        strata = torch.arange(batch, device=device) + torch.rand(batch, **own)
+        t = (strata / batch * 1000).long().clamp(max=999)
+        return latents[ids], said, noise, t
+
+    save_every = max(100, steps // 28)
 
     def report(done: int) -> None:
-        if done % 500 == 0:
+        if done % (5 * save_every) == 0:
             began = time.time()
             model.eval()
-            accuracy = sample_accuracy(pipeline(model, vae), 48, seed=1)
+            known, held_out = (
+                sample_accuracy(pipeline(model, vae), 48, seed=1, pairs=pairs)
+                for pairs in (training_pairs(), HELD_OUT)
+            )
             model.train()
-            print(f"diffusion {done}: judge {accuracy:.3f} of 48 ({time.time() - began:.0f}s)")
+            print(
+                f"diffusion {done}: judge {known:.3f} of 48, {held_out:.3f} of 48 held out"
+                f" ({time.time() - began:.0f}s)",
+                flush=True,
+            )
 
-    state = run("diffusion", work, model, loss_at, steps, lr=5e-4, seed=seed, on_save=report)
+    state = run(
+        "diffusion", work, model, draw, steps, lr, seed, save_every=save_every, on_save=report
+    )
     write_folder(model, state, out / "vae", out)
     print(f"diffusion: saved to {out}")

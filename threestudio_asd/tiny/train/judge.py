@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from threestudio_asd.stop import held
 
@@ -55,22 +55,35 @@ def accuracy_report(judge: Judge) -> dict:
     }
 
 
+class Judging(nn.Module):
+    """The judge with its training loss, so that :func:`loop.run` sees one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = Judge()
+
+    def forward(self, images: Tensor, objects: Tensor, colors: Tensor) -> Tensor:
+        """Cross entropies of images in [0, 1] with the true indices of object and colour."""
+        found_objects, found_colors = self.judge(images)
+        return F.cross_entropy(found_objects, objects, label_smoothing=0.02) + F.cross_entropy(
+            found_colors, colors, label_smoothing=0.02
+        )
+
+
 def main(work: Path, out: Path, steps: int = 1600, count: int = 9216, seed: int = 77) -> None:
     pairs = [(o, c) for o in OBJECTS for c in COLORS]
     data: Renders = cached(work / "judge-renders.pt", count, seed, pairs, normal_fraction=0.0)
     torch.manual_seed(seed)
-    judge = Judge()
+    model = Judging()
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         ids = torch.randint(len(data), (96,), generator=generator)
         images = augment(data.images[ids].float() / 255, generator)
-        objects, colors = judge(images)
-        return F.cross_entropy(objects, data.objects[ids], label_smoothing=0.02) + F.cross_entropy(
-            colors, data.colors[ids], label_smoothing=0.02
-        )
+        return images, data.objects[ids], data.colors[ids]
 
-    state = run("judge", work, judge, loss_at, steps, lr=2e-3, seed=seed, ema=0.99)
-    judge.load_state_dict(state)
+    state = run("judge", work, model, draw, steps, lr=2e-3, seed=seed, ema=0.99)
+    model.load_state_dict(state)
+    judge = model.judge
     judge.eval()
     report = {"seed": seed, "steps": steps, **accuracy_report(judge)}
     out.mkdir(parents=True, exist_ok=True)

@@ -40,11 +40,13 @@ class Average(nn.Module):
     def update(self, model: nn.Module, step: int) -> None:
         # Early on a long memory would keep the random initialisation alive.
         decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
+        state = model.state_dict()
+        real = [key for key, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[key] for key in real], [state[key] for key in real], 1 - decay
+        )
+        for key in state.keys() - set(real):
+            self.state[key].copy_(state[key])
 
 
 @dataclass
@@ -59,7 +61,8 @@ class _Training:
     seconds: float = 0.0
 
     def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
+        device = next(self.model.parameters()).device
+        saved = torch.load(path, map_location=device, weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
@@ -92,7 +95,7 @@ def run(
     name: str,
     folder: Path,
     model: nn.Module,
-    loss_at: Callable[[int, torch.Generator], Tensor],
+    draw: Callable[[int, torch.Generator], tuple[Tensor, ...]],
     total: int,
     lr: float,
     seed: int,
@@ -103,26 +106,36 @@ def run(
 ) -> dict[str, Tensor]:
     """Train ``model`` for ``total`` steps and return its averaged state dict.
 
-    ``loss_at(step, generator)`` draws its batch from a generator seeded with (seed, step), so a
-    run resumed from ``folder/<name>.ckpt`` sees what an uninterrupted one would have seen.
+    ``model(*draw(step, generator))`` is the loss. The generator, on the model's device, is seeded
+    with (seed, step), so a run resumed from ``folder/<name>.ckpt`` sees what an uninterrupted one
+    would have seen. On CUDA the pass forward and backward is recorded once and replayed: batches
+    keep their shapes there.
 
     Raises:
         Stopped: A signal came; the step that it came in is the last one in the checkpoint.
     """
     path = folder / f"{name}.ckpt"
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     scheduler = LambdaLR(optimizer, warmup_then_decay(total))
     training = _Training(model, optimizer, scheduler, Average(model, ema))
     if path.exists():
         training.load(path)
     start, before, began, running = training.step, training.seconds, time.time(), None
     model.train()
+    loss_of = model
+    if device.type == "cuda":
+        # Launching its thousand kernels takes longer than running them.
+        sample = draw(start, torch.Generator(device))
+        loss_of = torch.cuda.make_graphed_callables(model, sample, allow_unused_input=True)
     with Watch(_tell) as watch:
         for step in range(start, total):
-            loss = loss_at(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+            generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+            loss = loss_of(*draw(step, generator))
             training.advance(loss)
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            loss = loss.detach().clone()  # a replayed pass writes to the same place again
+            running = loss if running is None else torch.lerp(running, loss, 0.02)
             done, spent = training.step, time.time() - began
             training.seconds = before + spent
             due = done % save_every == 0 or done == total
@@ -134,7 +147,7 @@ def run(
                 raise Stopped(watch.signum)
             if done % 20 == 0:
                 left = (total - done) * spent / (done - start)
-                line = f"{name} {done}/{total} loss {running:.4f} {training.seconds:.0f}s"
+                line = f"{name} {done}/{total} loss {running.item():.4f} {training.seconds:.0f}s"
                 print(f"{line} left {left:.0f}s", flush=True)
             if due and on_save is not None:
                 on_save(done)

@@ -1,9 +1,15 @@
 """The tokenizer and text encoder of tiny-shapes: whole words into a two-layer CLIP text model."""
 
+import random
+from itertools import product
+
+from jaxtyping import Int
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ..captions import MAX_LENGTH, UNKNOWN, vocabulary
+from ..captions import MAX_LENGTH, UNKNOWN, VIEWS, training_caption, vocabulary
+from ..dataset import COLOR_NAMES, OBJECT_NAMES
 
 BOS, EOS = "<bos>", "<eos>"
 
@@ -42,3 +48,25 @@ def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
         projection_dim=128,
     )
     return CLIPTextModel(config)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Int[Tensor, "N L"]:
+    """Token ids, all ``MAX_LENGTH`` long."""
+    return tokenizer(
+        captions,
+        padding="max_length",
+        max_length=MAX_LENGTH,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def training_tokens(
+    tokenizer: PreTrainedTokenizerFast, seed: int, variants: int = 256
+) -> Int[Tensor, "O C V 2 K L"]:
+    """``variants`` training captions of every object, colour, view and kind of picture."""
+    rng = random.Random(seed)
+    kinds = list(product(OBJECT_NAMES, COLOR_NAMES, VIEWS, (False, True)))
+    captions = [training_caption(rng, *kind) for kind in kinds for _ in range(variants)]
+    shape = (len(OBJECT_NAMES), len(COLOR_NAMES), len(VIEWS), 2, variants, MAX_LENGTH)
+    return tokenize(tokenizer, captions).reshape(shape)
