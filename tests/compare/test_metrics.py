@@ -12,6 +12,7 @@ from threestudio_asd.compare import metrics
 from threestudio_asd.compare.reference import truth_mesh
 from threestudio_asd.tiny import evaluation
 from threestudio_asd.tiny.evaluation import silhouette_iou
+from threestudio_asd.tiny.frechet import fid
 from threestudio_asd.tiny.judge import load_judge
 from threestudio_asd.tiny.render import FIXED_AZIMUTHS, fixed_views
 
@@ -77,14 +78,14 @@ def test_fid_is_torchmetrics_and_refuses_small_sets(sets):
     metric.set_dtype(torch.float64)
     metric.update(truth, real=True)
     metric.update(found, real=False)
-    assert metrics.fid(truth, found) == pytest.approx(float(metric.compute()), rel=1e-4)
+    assert fid(truth, found) == pytest.approx(float(metric.compute()), rel=1e-4)
     # The closed form of two Gaussians with these moments.
     covariances = [np.cov(x.double().T.numpy()) for x in sets]
     root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
     shift = float((truth.double().mean(0) - found.double().mean(0)).square().sum())
     expected = shift + sum(np.trace(c) for c in covariances) - 2 * root
-    assert metrics.fid(truth, found) == pytest.approx(expected, rel=1e-6)
-    assert metrics.fid(truth, found[:15]) is None and metrics.fid(truth[:15], found) is None
+    assert fid(truth, found) == pytest.approx(expected, rel=1e-6)
+    assert fid(truth, found[:15]) is None and fid(truth[:15], found) is None
 
 
 def test_diversity_is_the_mean_distance_of_different_items():

@@ -78,11 +78,11 @@ def loop(folder):
         "from pathlib import Path\n"
         "from threestudio_asd.tiny.train.loop import run\n"
         "model = torch.nn.Linear(1, 1)\n"
-        "def loss(step, generator):\n"
+        "def draw(step, generator):\n"
         "    print('step', step, flush=True)\n"
         "    time.sleep(2 if step else 0)\n"
-        "    return model(torch.ones(1)).sum()\n"
-        "run('toy', Path(sys.argv[1]), model, loss, 9, 0.1, 0, save_every=1)\n"
+        "    return (torch.ones(1),)\n"
+        "run('toy', Path(sys.argv[1]), model, draw, 9, 0.1, 0, save_every=1)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],

@@ -18,8 +18,7 @@ from threestudio_asd.studio.experiment import read_config, resolve_config
 from threestudio_asd.tiny import WEIGHTS
 from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.judge import load_report
-
-from .reference import world_version
+from threestudio_asd.tiny.scenes import WORLD_VERSION
 
 MEASURES = 1  # raise it when a measure changes: figures of another version are not mixed
 GENERATORS = ("2d", "nerf")
@@ -174,7 +173,7 @@ class Grid:
             found = self._content.setdefault((cell.method, cell.scale), text)
         start = self.start(cell)
         parts = [found, cell.prompt, cell.seed, start and self.config_hash(start)]
-        parts += [self.cfg.generator, MEASURES, _judge_version(), world_version()]
+        parts += [self.cfg.generator, MEASURES, _judge_version(), WORLD_VERSION]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

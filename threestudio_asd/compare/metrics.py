@@ -11,7 +11,6 @@ import trimesh
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_kernel
 
 from threestudio_asd.tiny.judge import COLOR_NAMES, OBJECT_NAMES, Judge
@@ -86,21 +85,6 @@ def kid(
     within_found = pair_mean(kernel(found, found), w)
     across = (kernel(truth, found).mean(0) * w).sum() / w.sum()
     return float(within_truth + within_found - 2 * across)
-
-
-def fid(truth: Float[Tensor, "N D"], found: Float[Tensor, "M D"]) -> float | None:
-    """Frechet distance of the features (torchmetrics'); None where either set has fewer than
-    twice as many items as there are features: its bias would drown the difference."""
-    dimension = truth.shape[1]
-    if min(len(truth), len(found)) < 2 * dimension:
-        return None
-    identity = torch.nn.Identity()
-    identity.num_features = dimension
-    metric = FrechetInceptionDistance(feature=identity)
-    metric.set_dtype(torch.float64)
-    metric.update(truth, real=True)
-    metric.update(found, real=False)
-    return float(metric.compute())
 
 
 def diversity(features: Float[Tensor, "N D"], w: Float[Tensor, "N"] | None = None) -> float:

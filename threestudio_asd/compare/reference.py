@@ -1,6 +1,5 @@
 """The truth that results are compared with, rendered once and kept."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -10,27 +9,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.studio.models.isosurface import grid_points, marching_cubes
-from threestudio_asd.tiny import dataset, render, scenes
+from threestudio_asd.tiny import dataset, scenes
 
 TRUTH_RENDERS = 500
 _SEED = 4242  # neither the teacher's nor the judge's
 _RESOLUTION = 96
 
 
-@cache
-def world_version() -> str:
-    """A hash of the code that says what the truth looks like."""
-    digest = hashlib.sha256()
-    for module in (scenes, render, dataset):
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def truth_images(
     object_name: str, color_name: str, folder: Path, count: int = TRUTH_RENDERS
 ) -> Float[Tensor, "N 3 64 64"]:
     """``count`` renders of the scene from the teacher's training cameras, kept in ``folder``."""
-    name = f"{color_name}-{object_name}-{count}-{world_version()}.pt"
+    name = f"{color_name}-{object_name}-{count}-{scenes.WORLD_VERSION}.pt"
     renders = dataset.cached(folder / name, count, _SEED, [(object_name, color_name)], 0.0)
     return renders.images.float() / 255
 

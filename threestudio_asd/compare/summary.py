@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from threestudio_asd.tiny.frechet import fid
+
 from . import measure, metrics
 from .grid import Cell, Grid
 
@@ -140,7 +142,7 @@ class Summary:
         if not found:
             return None
         truth = torch.cat([torch.tensor(t["features"]) for t in self.truth.values()])
-        return metrics.fid(truth, torch.cat([torch.tensor(f) for f in found]))
+        return fid(truth, torch.cat([torch.tensor(f) for f in found]))
 
     def _estimate(self, values: np.ndarray) -> Estimate:
         """From (resamples + 1,); no interval where there is but one prompt and seed to draw."""

@@ -9,10 +9,9 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.compare.metrics import fid
-
 from ..captions import VIEWS, caption
 from ..dataset import COLOR_NAMES, OBJECT_NAMES, Renders, build
+from ..frechet import fid
 from ..judge import Judge, load_judge
 from ..scenes import HELD_OUT, training_pairs
 

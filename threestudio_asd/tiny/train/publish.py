@@ -49,7 +49,7 @@ def sample_grid(pipe: StableDiffusionPipeline, seed: int = 0) -> Image.Image:
         captions = [caption(name, shade, "front", False) for shade in COLORS]
         generator = torch.Generator().manual_seed(seed)
         images = pipe(captions, 25, guidance_scale=4.0, generator=generator, output_type="pt")
-        rows.append(torch.cat(list(images.images.float()), dim=-1))
+        rows.append(torch.cat(list(images.images.float().cpu()), dim=-1))
     grid = torch.cat(rows, dim=-2).permute(1, 2, 0)
     return Image.fromarray((grid.numpy() * 255).round().astype("uint8"))
 
