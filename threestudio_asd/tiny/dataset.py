@@ -47,12 +47,12 @@ def random_cameras(count: int, generator: torch.Generator) -> dict[str, Tensor]:
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
-    elevation = torch.where(uniform(0, 1) < 0.85, uniform(-10, 60), uniform(60, 80))
-    fovy = uniform(38, 55)
+    elevation = torch.where(uniform(0.0, 1.0) < 0.85, uniform(-10.0, 60.0), uniform(60.0, 80.0))
+    fovy = uniform(38.0, 55.0)
     grey = uniform(0.15, 0.92)[:, None]
     tint = 0.04 * torch.randn(count, 3, generator=generator)
     return {
-        "azimuth": uniform(-180, 180),
+        "azimuth": uniform(-180.0, 180.0),
         "elevation": elevation,
         "distance": distance_for(fovy, uniform(0.9, 1.22)),
         "fovy": fovy,
