@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import AutoTokenizer
 
+from threestudio_asd import tiny
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
 from threestudio_asd.tiny import model_folder
@@ -71,3 +72,17 @@ def test_the_prompt_matters(pipe):
 def test_an_unknown_embedded_model_is_told():
     with pytest.raises(UserError, match=r"Unknown embedded model 'huge-shapes'.*tiny-shapes"):
         model_folder("huge-shapes")
+
+
+def test_the_newest_edition_is_the_model_and_each_stays_under_its_own_name(tmp_path, monkeypatch):
+    for number, name in ((2, "tiny-shapes-0a"), (10, "tiny-shapes-0b"), (1, "tiny-shapes-ff")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps({"edition": number}))
+    (tmp_path / "judge").mkdir()
+    monkeypatch.setattr(tiny, "WEIGHTS", tmp_path)
+    assert model_folder("tiny-shapes") == str(tmp_path / "tiny-shapes-0b")
+    assert model_folder("tiny-shapes-ff") == str(tmp_path / "tiny-shapes-ff")
+    known = "tiny-shapes, tiny-shapes-0a, tiny-shapes-0b, tiny-shapes-ff"
+    for name in ("tiny-shapes-00", "tiny", "judge"):
+        with pytest.raises(UserError, match=f"'{name}'; choose one of: {known}."):
+            model_folder(name)

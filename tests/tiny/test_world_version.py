@@ -32,7 +32,7 @@ def test_a_world_that_looks_different_has_another_name():
         torch.allclose(torch.tensor(found[k]), torch.tensor(known["looks"][k]), atol=0.3)
         for k in found
     )
-    assert same == (WORLD_VERSION == known["version"]), (
+    assert same == (known["version"] == WORLD_VERSION), (
         "Scenes, shading or cameras have changed: give WORLD_VERSION another value and write "
         f"{FILE.name} again (python tests/tiny/test_world_version.py)."
     )

@@ -14,13 +14,9 @@ from threestudio_asd.errors import UserError
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def editions(name: str) -> list[Path]:
-    """The folders of an embedded model, oldest edition first; none if there is no such model."""
-    folders = {
-        json.loads((path / "report.json").read_text())["edition"]: path
-        for path in WEIGHTS.glob(f"{name}-*")
-    }
-    return [folders[edition] for edition in sorted(folders)]
+def edition(folder: Path) -> int:
+    """Of a published embedded model, from its report; a later edition has a greater one."""
+    return json.loads((folder / "report.json").read_text())["edition"]
 
 
 def model_folder(name: str) -> str:
@@ -32,14 +28,16 @@ def model_folder(name: str) -> str:
     Raises:
         UserError: No such model, or no such edition, in this installation.
     """
-    if (WEIGHTS / name / "report.json").exists() and (WEIGHTS / name / "model_index.json").exists():
-        return str(WEIGHTS / name)
-    found = editions(name)
-    if found:
-        return str(found[-1])
-    models = sorted({path.name.rpartition("-")[0] for path in WEIGHTS.glob("*-*")})
-    known = [each for model in models for each in (model, *(e.name for e in editions(model)))]
-    raise UserError(
-        f"Unknown embedded model '{name}'; "
-        + (f"choose one of: {', '.join(known)}." if known else "this installation has none.")
-    )
+    known = {}
+    for folder in sorted(WEIGHTS.glob("*-*"), key=edition):
+        known[folder.name] = known[folder.name.rpartition("-")[0]] = str(folder)
+    if name not in known:
+        raise UserError(
+            f"Unknown embedded model '{name}'; "
+            + (
+                f"choose one of: {', '.join(sorted(known))}."
+                if known
+                else "this installation has none."
+            )
+        )
+    return known[name]

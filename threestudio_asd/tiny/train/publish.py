@@ -13,6 +13,7 @@ from torch import Tensor
 from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
 from threestudio_asd.stop import held
 
+from .. import edition
 from ..captions import caption
 from ..scenes import COLORS, HELD_OUT, OBJECTS
 from .diffusion import sample_accuracy
@@ -76,10 +77,11 @@ def main(work: Path, out: Path, steps: int = 480, seed: int = 3) -> None:
         hours=trained["seconds"] / 3600,
         accuracy=accuracy,
     )
-    report = {"judge_accuracy": accuracy, "samples": steps, "seed": seed, "scale": 4.0}
-    with held():  # not between the old model's end and the new one's
-        for old in out.glob("tiny-shapes-*"):
-            shutil.rmtree(old)
+    others = [edition(other) for other in out.glob("tiny-shapes-*") if other != folder]
+    report = {"edition": 1 + max(others, default=0), "judge_accuracy": accuracy}
+    report |= {"samples": steps, "seed": seed, "scale": 4.0}
+    with held():  # a folder is whole or not there
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
         samples.save(folder / "samples.png")
         (folder / "README.md").write_text(card)
