@@ -119,7 +119,8 @@ def through_the_networks(teacher, critic, pieces, threads):
 def test_networks_have_the_gradients_of_a_plain_pass(networks, pieces, threads):
     plain = through_the_networks(*networks, 1, 1)
     for a, b in zip(plain, through_the_networks(*networks, pieces, threads), strict=True):
-        assert (a - b).norm() <= 1e-5 * a.norm()
+        # Rounding alone: a batch of another size goes through other kernels of the CPU.
+        assert (a - b).norm() <= 1e-4 * a.norm()
 
 
 @pytest.mark.parametrize("pieces", [2, 3])
