@@ -1,24 +1,20 @@
 """A NeRF run that is killed between checkpoints goes on as if nothing had happened."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from processes import ROOT, Python, run
 
 from threestudio_asd.tiny.random_sd import write_random_sd
 
-ROOT = Path(__file__).parent.parent
 STEPS = 24
 
 
 def command(model, tag, *extra):
     return [
-        *(sys.executable, str(ROOT / "launch.py"), "--config", "tiny/asd-nerf", "--train"),
+        *(str(ROOT / "launch.py"), "--config", "tiny/asd-nerf", "--train"),
         f"system.prompt_processor.pretrained_model_name_or_path={model}",
         f"system.guidance.pretrained_model_name_or_path={model}",
         "system.prompt_processor.prompt=a red mug",
@@ -46,21 +42,20 @@ def losses(trial):
 @pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     model = write_random_sd(tmp_path / "sd")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL}
-    subprocess.run(command(model, "whole"), check=True, **options)
+    done = run(*command(model, "whole"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     whole = losses(tmp_path / "outputs/asd-nerf-tiny/whole")
     assert sorted(whole) == list(range(STEPS))
 
     trial = tmp_path / "outputs/asd-nerf-tiny/killed"
-    process = subprocess.Popen(command(model, "killed"), **options)
-    deadline = time.time() + 180
-    while not list(trial.glob("ckpts/*step=12.ckpt")) and time.time() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Python(*command(model, "killed"), cwd=tmp_path) as process:
+        deadline = time.time() + 180
+        while not list(trial.glob("ckpts/*step=12.ckpt")) and time.time() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
     (checkpoint,) = trial.glob("ckpts/*step=12.ckpt")
-    subprocess.run(command(model, "killed", f"resume={checkpoint}"), check=True, **options)
+    done = run(*command(model, "killed", f"resume={checkpoint}"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     resumed = losses(trial)
     assert set(range(12, STEPS)) <= set(resumed)
     for step in range(12, STEPS):

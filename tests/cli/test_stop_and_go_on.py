@@ -1,7 +1,6 @@
 """stages and demo: stopped in a process of its own, gone on with by the same command."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from processes import Python
 
 from threestudio_asd.cli import main as cli
 from threestudio_asd.cli.runs import asked, claimed_run
@@ -16,7 +16,7 @@ from threestudio_asd.files import claimed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "studio"))
 import toy_extension  # noqa: F401  (registers the toy in this process)
-from core_launch import ROOT, TOY, prepare
+from core_launch import TOY, prepare
 
 STAGES = ["stages", "--config", "toy.yaml", "--config", "second.yaml", "--prompt", "x"]
 DEMO = (
@@ -60,13 +60,7 @@ def stages(*arguments):
 
 def command(*arguments):
     """A process that runs the command line."""
-    settings = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "threestudio_asd.cli.main", *arguments],
-        env={**os.environ, **settings},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Python("-m", "threestudio_asd.cli.main", *arguments)
 
 
 def last(trial):

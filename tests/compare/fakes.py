@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -50,18 +48,13 @@ SMALL += ["--methods", "SDS", "ASD -0.75"]
 
 def start_compare(out, *flags, **environment):
     """The command with :func:`train`, in a process group of its own."""
+    from processes import ROOT, Python
+
     plugins = ("threestudio_asd.guidance", "threestudio_asd.systems", "fake_training")
     code = "import sys; from threestudio_asd.cli import compare; "
     code += f"sys.exit(compare.main({[*flags, '--out', str(out)]!r}, {plugins!r}))"
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    return Python("-c", code, environment=environment, start_new_session=True)
 
 
 def alive(pid):

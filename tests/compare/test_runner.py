@@ -1,15 +1,13 @@
 """A grid goes on from the cells that are there, whatever ended it."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trimesh
 from fakes import alive, children, wait_for
+from processes import Python
 
 from threestudio_asd.compare import records, runner
 from threestudio_asd.compare.grid import load_grid
@@ -160,31 +158,20 @@ def test_a_cell_is_the_same_whatever_ran_before_it(small, tmp_path):
 
 @pytest.mark.long
 def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp_path):
-    command = [sys.executable, "-m", "threestudio_asd.cli.main", "compare", "--jobs", "2"]
+    command = ["-m", "threestudio_asd.cli.main", "compare", "--jobs", "2"]
     command += ["--steps", "2", "--scales", "1", "7.5", "--prompts", "a red mug", "--seeds", "0"]
     command += ["--methods", "SDS", "ASD -0.75", "--out", str(tmp_path)]
     # With no place for caches, which is told once and not by each of the processes.
     (tmp_path / "tmp").mkdir()
-    homeless = {
-        "WARP_CACHE_PATH": "/proc/1",
-        "TMPDIR": str(tmp_path / "tmp"),
-        "PYTHONPATH": str(ROOT),
-    }
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            command,
-            cwd="/proc",
-            env={**os.environ, **homeless},
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-        )
-    wait_for(lambda: list(tmp_path.glob("cells/*.json")))
-    started = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    homeless = {"WARP_CACHE_PATH": "/proc/1", "TMPDIR": str(tmp_path / "tmp")}
+    with Python(*command, cwd="/proc", environment=homeless) as process:
+        wait_for(lambda: list(tmp_path.glob("cells/*.json")))
+        started = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate()
     assert len(started) >= 2
     wait_for(lambda: not any(map(alive, started)))
-    told = [line for line in (tmp_path / "stderr").open() if " are kept in " in line]
+    told = [line for line in said.splitlines() if " are kept in " in line]
     assert len(told) == 2 and "WARP_CACHE_PATH" in told[0] and "embeddings" in told[1]
     there = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*.json")]
     assert len(there) >= 1 and all("seconds_in_all" in record for record in there)

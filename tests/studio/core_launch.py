@@ -1,11 +1,11 @@
 """Helpers: run the launcher on the toy system, in this process or in another one."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
+
+from processes import run
 
 from threestudio_asd.cli import main as cli
 
@@ -56,15 +56,7 @@ def launch(*arguments: str) -> int:
 
 def launch_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run the repository's launch.py in a process of its own."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run(str(ROOT / "launch.py"), *arguments, cwd=folder)
 
 
 def losses(folder: Path = Path()) -> dict[int, str]:

@@ -1,19 +1,15 @@
 """Training of the embedded models: a signal saves the step, the same command goes on."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from processes import Python
 
 from threestudio_asd import stop
 from threestudio_asd.tiny.dataset import Renders
 
-ROOT = Path(__file__).parent.parent.parent
 STEPS = 26
 
 
@@ -31,13 +27,8 @@ def train(work, renders):
     """A process that trains the autoencoder in the folder ``work``."""
     work.mkdir(exist_ok=True)
     (work / renders.name).write_bytes(renders.read_bytes())
-    stage = ["threestudio_asd.tiny.train", "vae", "--steps", str(STEPS), "--threads", "1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", *stage, "--work", str(work)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    stage = ["threestudio_asd.tiny.train", "vae", "--steps", str(STEPS), "--batch", "4"]
+    return Python("-m", *stage, "--work", str(work))
 
 
 def state(work):
@@ -53,7 +44,8 @@ def read_until(stream, start):
 
 def test_stopped_and_gone_on_with_equals_uninterrupted(tmp_path, renders):
     whole, work = tmp_path / "whole", tmp_path / "stopped"
-    assert train(whole, renders).wait(timeout=120) == 0
+    with train(whole, renders) as process:
+        assert process.wait() == 0
     with train(work, renders) as process:
         read_until(process.stdout, "vae 20/")
         process.send_signal(signal.SIGTERM)
@@ -63,7 +55,8 @@ def test_stopped_and_gone_on_with_equals_uninterrupted(tmp_path, renders):
     assert 20 <= step < STEPS
     assert f"Saved {work}/vae.ckpt at step {step}; the same command goes on." in told
     assert not (work / "tiny-shapes").exists()
-    assert train(work, renders).wait(timeout=120) == 0
+    with train(work, renders) as process:
+        assert process.wait() == 0
     left, right = state(work), state(whole)
     assert left["step"] == right["step"] == STEPS
     for part in ("model", "average"):
@@ -84,12 +77,7 @@ def loop(folder):
         "    return (torch.ones(1),)\n"
         "run('toy', Path(sys.argv[1]), model, draw, 9, 0.1, 0, save_every=1)\n"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return Python("-c", code, str(folder))
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGINT", 130)])
