@@ -38,7 +38,7 @@ ALLOWED = {
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
         *("errors", "files", "homes", "stop", "parallel", "pretrained", "host", "distill"),
-        "teachers",
+        *("kernels", "teachers"),
         *("critics", "tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",

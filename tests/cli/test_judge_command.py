@@ -1,5 +1,7 @@
 """The judge on trials that bundled and real host leave behind."""
 
+import json
+
 import pytest
 import torch
 
@@ -40,6 +42,10 @@ def test_it_tells_of_eight_views_and_takes_the_prompt_from_the_trial(trial, caps
     assert "of 8 views right" in told
     assert "probability of a blue cube: 0." in told
     assert (trial / "fixed_views.png").is_file()
+    verdict = json.loads((trial / "verdict.json").read_text())
+    assert 0 <= verdict["volume_iou"] <= 1 and 0 <= verdict["surface_fscore"] <= 1
+    assert f"F-score {verdict['surface_fscore']:.2f}" in told
+    assert f"the front is {verdict['azimuth_error']:.0f} degrees" in told
     assert main(["judge", str(trial), "--prompt", "a red cube"]) == 0
     assert "probability of a red cube" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from threestudio_asd.compare import metrics
 from threestudio_asd.compare.reference import truth_mesh
-from threestudio_asd.tiny import evaluation
+from threestudio_asd.tiny import evaluation, scenes
 from threestudio_asd.tiny.evaluation import silhouette_iou
 from threestudio_asd.tiny.frechet import fid
 from threestudio_asd.tiny.judge import load_judge
@@ -172,3 +172,25 @@ def test_a_missing_half_costs_recall_only():
 def test_rotation_is_counter_clockwise_from_above():
     point = trimesh.Trimesh([[1.0, 0.0, 0.5]], [])
     assert np.allclose(metrics.rotated(point, 90.0).vertices, [[0, 1, 0.5]])
+
+
+def test_a_filled_mug_has_less_of_the_true_body():
+    mug = truth_mesh("mug")
+    assert metrics.volume_iou(mug, mug) == 1.0
+    cells = metrics.solid(mug)
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    true = scenes.sdf("mug", torch.stack((x, y, z), -1)) < 0
+    assert (cells != true).float().mean() < 0.003
+    filled = trimesh.creation.cylinder(radius=0.48, height=1.16)
+    filled.apply_translation([0, -0.12, 0])
+    hollow, thin = metrics.volume_iou(filled, mug), metrics.volume_iou(truth_mesh("torus"), mug)
+    assert thin < hollow < 0.6
+    assert metrics.volume_iou(trimesh.Trimesh(), mug) == 0.0
+
+
+def test_closed_cavities_count_as_body():
+    outer, inner = (trimesh.creation.icosphere(subdivisions=3, radius=r) for r in (0.8, 0.6))
+    inner.invert()
+    shell = trimesh.util.concatenate([outer, inner])
+    assert metrics.volume_iou(shell, outer) > 0.999

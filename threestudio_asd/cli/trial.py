@@ -1,6 +1,7 @@
 """A finished trial of the embedded world: load it, look at it from the fixed views, judge it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 from threestudio_asd import homes
+from threestudio_asd.compare.measure import of_mesh
+from threestudio_asd.compare.train import surface
 from threestudio_asd.compare.views import render_fixed_views
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import set_pieces
@@ -67,8 +70,11 @@ def judge_trial(trial: Path, prompt: str) -> tuple[Verdict, Path]:
         raise UserError(
             f"cannot write the verdict to the trial folder {trial}: {reason}. Judge a copy of it."
         )
-    images, opacity = render_fixed_views(load_system(trial))
+    system = load_system(trial)
+    images, opacity = render_fixed_views(system)
     verdict = assess(images, opacity, object_name, color_name)
+    shape = of_mesh(surface(system), object_name, verdict.rotation)
+    verdict = replace(verdict, **shape)
     truth, _ = fixed_views(object_name, color_name)
     grid = torch.cat([torch.cat(list(row), dim=-1) for row in (images, truth)], dim=-2)
     picture = Image.fromarray((grid.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import trimesh
 from torch import Tensor
 
 from threestudio_asd.tiny.evaluation import parse_prompt, silhouette_iou
 from threestudio_asd.tiny.judge import Judge, load_judge
 from threestudio_asd.tiny.render import fixed_views
+from threestudio_asd.tiny.turns import facing
 
 from . import metrics
 from .reference import truth_images, truth_mesh
@@ -59,17 +61,32 @@ def figures(outcome: Outcome, prompt: str) -> Figures:
     sound = bool(finite.all()) and outcome.nonfinite_steps == 0 and error < DIVERGED_ERROR
     found["diverged"] = not sound
     if outcome.opacity is not None and outcome.mesh is not None:
-        found |= _shape(outcome, parse_prompt(prompt)[0])
+        found |= _shape(outcome, *parse_prompt(prompt))
     return found
 
 
-def _shape(outcome: Outcome, object_name: str) -> Figures:
-    """Silhouettes, and the surface at the rotation about z at which they agree best."""
-    overlap, rotation = silhouette_iou(outcome.opacity[:, 0] > 0.5, object_name)
+def _shape(outcome: Outcome, object_name: str, color_name: str) -> Figures:
+    """Silhouettes, surface and body at the rotation about z at which the silhouettes agree best;
+    where the front is."""
+    masks = outcome.opacity[:, 0] > 0.5
+    overlap, rotation = silhouette_iou(masks, object_name)
+    faces = facing(outcome.images, masks, object_name, color_name)
+    return {
+        **{"silhouette_iou": overlap, "rotation": rotation},
+        **of_mesh(outcome.mesh, object_name, rotation),
+        "azimuth_error": faces.azimuth_error,
+        "janus": None if faces.janus is None else float(faces.janus),
+    }
+
+
+def of_mesh(mesh: trimesh.Trimesh, object_name: str, rotation: int) -> dict[str, float]:
+    """Surface and volume against the truth, for a result of the given ``rotation`` (degrees)."""
     # A result that looks at azimuth a as the truth does at a + r is the truth turned by -r.
-    turned = metrics.rotated(truth_mesh(object_name), -float(rotation))
-    score = metrics.surface_fscore(outcome.mesh, turned)
-    return {"silhouette_iou": overlap, "rotation": rotation, "surface_fscore": score}
+    truth = metrics.rotated(truth_mesh(object_name), -float(rotation))
+    return {
+        "surface_fscore": metrics.surface_fscore(mesh, truth),
+        "volume_iou": metrics.volume_iou(mesh, truth),
+    }
 
 
 def _rounded(values: Tensor) -> list:

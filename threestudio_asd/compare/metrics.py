@@ -8,17 +8,20 @@ pairs of an image with itself never count.
 import torch
 import torch.nn.functional as F
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import binary_fill_holes
 from scipy.spatial import KDTree
 from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
+from threestudio_asd.kernels.mesh_distance import signed_distance
 from threestudio_asd.tiny.judge import COLOR_NAMES, OBJECT_NAMES, Judge
 
 Images = Float[Tensor, "B 3 H W"]
 
 SURFACE_POINTS = 20_000
 SURFACE_TOLERANCE = 0.05  # scene units
+SOLID_CELLS = 64  # to each side of the cube [-1, 1]^3
 
 
 @torch.no_grad()
@@ -125,6 +128,28 @@ def surface_fscore(
     precision = float((KDTree(b).query(a)[0] <= tolerance).mean())
     recall = float((KDTree(a).query(b)[0] <= tolerance).mean())
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+
+
+def solid(mesh: trimesh.Trimesh, cells: int = SOLID_CELLS) -> Bool[Tensor, "X Y Z"]:
+    """Which cells of [-1, 1]^3 have their centre in the body that ``mesh`` bounds.
+
+    Cavities that are closed all around count as body: nobody sees them, and optimised densities
+    are often hollow there. Nothing for a mesh without faces.
+    """
+    if not len(mesh.faces):
+        return torch.zeros(cells, cells, cells, dtype=torch.bool)
+    axis = (torch.arange(cells) + 0.5) / cells * 2 - 1
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
+    distance = signed_distance(points, vertices, torch.tensor(mesh.faces))
+    inside = (distance < 0).reshape(cells, cells, cells)
+    return torch.from_numpy(binary_fill_holes(inside.numpy()))
+
+
+def volume_iou(found: trimesh.Trimesh, truth: trimesh.Trimesh, cells: int = SOLID_CELLS) -> float:
+    """Intersection over union of the bodies of two meshes (see :func:`solid`), in [0, 1]."""
+    a, b = solid(found, cells), solid(truth, cells)
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
 def rotated(mesh: trimesh.Trimesh, degrees: float) -> trimesh.Trimesh:

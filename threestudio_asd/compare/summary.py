@@ -38,6 +38,9 @@ MEASURES = {
     "drift": Measure("drift", -1, "RMS change over the last half of the steps"),
     "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
     "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
+    "volume_iou": Measure("volume IoU", 1, "of the body; a filled mug is wrong"),
+    "janus": Measure("Janus rate", -1, "share whose other side shows the front as well"),
+    "azimuth_error": Measure("azimuth error", -1, "degrees from the asked front to the found"),
 }
 COSTS = {
     "seconds": "seconds",
@@ -46,6 +49,7 @@ COSTS = {
     "diverged": "diverged",
 }
 QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou", "surface_fscore")
+QUALITY += ("volume_iou", "janus")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,9 @@ from torch import Tensor
 from threestudio_asd.errors import UserError
 
 from .judge import Judge, load_judge
-from .render import (
-    EVAL_DISTANCE,
-    EVAL_FOVY,
-    FIXED_AZIMUTHS,
-    FIXED_ELEVATION,
-    fixed_views,
-    render,
-)
+from .render import FIXED_AZIMUTHS, fixed_views
 from .scenes import COLORS, OBJECTS
-
-ROTATION_STEP = 5  # degrees between the rotations about z that are tried
+from .turns import TURN_STEP, facing, views_around
 
 
 @dataclass(frozen=True)
@@ -31,28 +23,44 @@ class Verdict:
         probability: mean probability that the judge gives the right pair, in [0, 1].
         silhouette_iou: mean IoU with the true silhouettes at the best rotation about z, in [0, 1].
         rotation: that rotation, degrees.
+        azimuth_error, janus: see :class:`~threestudio_asd.tiny.turns.Facing`.
         names: what the judge called each view.
         truth_right_views, truth_probability: the same judge on ground-truth renders, the ceiling.
+        surface_fscore, volume_iou: of the mesh against the true surface and body at that rotation,
+            in [0, 1]; None where no mesh was looked at.
     """
 
     right_views: int
     probability: float
     silhouette_iou: float
     rotation: int
+    azimuth_error: float | None
+    janus: bool | None
     names: list[tuple[str, str]]
     truth_right_views: int
     truth_probability: float
+    surface_fscore: float | None = None
+    volume_iou: float | None = None
 
     def as_dict(self) -> dict:
         return asdict(self)
 
     def told(self) -> str:
-        """Two lines for people."""
+        """Two to four lines for people."""
         names = ", ".join(f"{shade} {name}" for name, shade in self.names)
-        return (
-            f"the judge names {self.right_views} of 8 views right ({names})\n"
-            f"silhouette IoU with the true scene: {self.silhouette_iou:.2f}"
-        )
+        lines = [
+            f"the judge names {self.right_views} of 8 views right ({names})",
+            f"silhouette IoU with the true scene: {self.silhouette_iou:.2f}",
+        ]
+        if self.surface_fscore is not None:
+            lines.append(
+                f"its surface: F-score {self.surface_fscore:.2f}; its body: volume IoU "
+                f"{self.volume_iou:.2f}"
+            )
+        if self.azimuth_error is not None:
+            also = "; another side looks like the front (Janus)" if self.janus else ""
+            lines.append(f"the front is {self.azimuth_error:.0f} degrees from azimuth 0{also}")
+        return "\n".join(lines)
 
 
 def parse_prompt(prompt: str) -> tuple[str, str]:
@@ -74,18 +82,7 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
 
 def true_silhouettes(name: str) -> Bool[Tensor, "A 64 64"]:
     """Silhouettes of object ``name`` from azimuth 0, 5, ..., 355 at the evaluation camera."""
-    azimuth = torch.arange(0, 360, ROTATION_STEP, dtype=torch.float32)
-    full = torch.ones_like(azimuth)
-    _, coverage = render(
-        name,
-        next(iter(COLORS)),
-        azimuth,
-        FIXED_ELEVATION * full,
-        EVAL_DISTANCE * full,
-        EVAL_FOVY * full,
-        torch.zeros(len(azimuth), 3),
-    )
-    return coverage[:, 0] > 0.5
+    return views_around(name, next(iter(COLORS)))[1]
 
 
 def iou(a: Bool[Tensor, "*B H W"], b: Bool[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
@@ -98,12 +95,12 @@ def iou(a: Bool[Tensor, "*B H W"], b: Bool[Tensor, "*B H W"]) -> Float[Tensor, "
 def silhouette_iou(masks: Bool[Tensor, "8 64 64"], name: str) -> tuple[float, int]:
     """Mean IoU of the fixed views with the truth at the best rotation, and that rotation."""
     truth = true_silhouettes(name)
-    views = torch.tensor(FIXED_AZIMUTHS) // ROTATION_STEP
+    views = torch.tensor(FIXED_AZIMUTHS) // TURN_STEP
     means = torch.stack(
         [iou(masks, truth[(views + shift) % len(truth)]).mean() for shift in range(len(truth))]
     )
     best = int(means.argmax())
-    return float(means[best]), best * ROTATION_STEP
+    return float(means[best]), best * TURN_STEP
 
 
 def assess(
@@ -118,12 +115,16 @@ def assess(
     wanted = (object_name, color_name)
     truth, _ = fixed_views(object_name, color_name)
     names = judge.name(images)
-    overlap, rotation = silhouette_iou(opacity[:, 0] > 0.5, object_name)
+    masks = opacity[:, 0] > 0.5
+    overlap, rotation = silhouette_iou(masks, object_name)
+    faces = facing(images, masks, object_name, color_name)
     return Verdict(
         right_views=sum(named == wanted for named in names),
         probability=float(judge.probability(images, *wanted).mean()),
         silhouette_iou=overlap,
         rotation=rotation,
+        azimuth_error=faces.azimuth_error,
+        janus=faces.janus,
         names=names,
         truth_right_views=sum(named == wanted for named in judge.name(truth)),
         truth_probability=float(judge.probability(truth, *wanted).mean()),
