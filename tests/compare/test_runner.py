@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 import trimesh
@@ -14,8 +13,6 @@ from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.records import cell_file, finished, read_record
 from threestudio_asd.compare.runner import run_grid
 from threestudio_asd.studio.checkpoint import load_checkpoint
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ import subprocess
 from pathlib import Path
 from unittest import mock
 
-from processes import run
+from processes import ROOT, run
 
 from threestudio_asd.cli import main as cli
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 
 TOY = """
 name: toy

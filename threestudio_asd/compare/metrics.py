@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
 from threestudio_asd.kernels.mesh_distance import signed_distance
+from threestudio_asd.studio.models.isosurface import grid_points
 from threestudio_asd.tiny.judge import COLOR_NAMES, OBJECT_NAMES, Judge
 
 Images = Float[Tensor, "B 3 H W"]
@@ -138,8 +139,8 @@ def solid(mesh: trimesh.Trimesh, cells: int = SOLID_CELLS) -> Bool[Tensor, "X Y 
     """
     if not len(mesh.faces):
         return torch.zeros(cells, cells, cells, dtype=torch.bool)
-    axis = (torch.arange(cells) + 0.5) / cells * 2 - 1
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    outermost = 1 - 1 / cells
+    points = grid_points(torch.tensor([[-outermost] * 3, [outermost] * 3]), cells)
     vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
     distance = signed_distance(points, vertices, torch.tensor(mesh.faces))
     inside = (distance < 0).reshape(cells, cells, cells)

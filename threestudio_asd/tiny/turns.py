@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .render import (
@@ -91,18 +91,23 @@ def _azimuth_error(turn: int, changes_nothing: Bool[Tensor, " T"]) -> float | No
     if bool(changes_nothing.all()):
         return None
     beyond = (turn - torch.nonzero(changes_nothing)) % TURNS
-    return float(torch.minimum(beyond, TURNS - beyond).min() * TURN_STEP)
+    return float(_either_way(beyond).min() * TURN_STEP)
 
 
 def _janus(apart: Float[Tensor, "8 T"], own: Float[Tensor, "T T"], turn: int) -> bool | None:
-    front = torch.minimum(_TURN, TURNS - _TURN) * TURN_STEP <= FRONT
+    front = _either_way(_TURN) * TURN_STEP <= FRONT
     seen = (_FIXED + turn) % TURNS  # where the truth looks as the result should in each view
     other = own[seen][:, front].amin(1) > UNLIKE
     if not bool(other.any()):
         return None
     from_front = apart[:, front].amin(1)
-    nearest = int(torch.minimum(seen, TURNS - seen).argmin())
+    nearest = int(_either_way(seen).argmin())
     return bool((from_front[other] <= AS_WELL * from_front[nearest]).any())
+
+
+def _either_way(steps: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The shorter way round to 0, of steps in [0, TURNS)."""
+    return torch.minimum(steps, TURNS - steps)
 
 
 def _at_turns(apart: Float[Tensor, "8 T"]) -> Float[Tensor, " T"]:
