@@ -59,7 +59,7 @@ def checkout(tmp_path):
     [("threestudio-asd", UNINSTALLED), ("threestudio_asd", "")],
     ids=["not installed", "installed too, underscore"],
 )
-def test_a_clone_registers_four_names_from_one_copy(checkout, name, before):
+def test_a_clone_registers_our_names_from_one_copy(checkout, name, before):
     folder = clone(checkout, name)
     seen = report(python(checkout, REPORT, before))
     registered_once(seen, folder)

@@ -50,7 +50,10 @@ class Host:
 
 
 # Registered on both hosts by this project.
-PLUGIN = {"asd-2d-system", "asd-system", "nerf-system-asd", "stable-diffusion-asd-guidance"}
+PLUGIN = {
+    *("asd-2d-system", "asd-system", "nerf-system-asd", "random-grey-background"),
+    *("stable-diffusion-asd-guidance", "truth-pixels-guidance", "truth-score-guidance"),
+}
 
 
 def bundled() -> Host:

@@ -38,7 +38,8 @@ class Row:
     """Dotted keys of the base config -> values."""
     base: str | None = None
     """A base of its own, for a guidance whose keys are not those of the grid's base."""
-    scale_key: str = "system.guidance.guidance_scale"
+    scale_key: str | None = "system.guidance.guidance_scale"
+    """Null for a guidance without a scale, which needs a ``scale`` to be shown at."""
     scale_convention: str = "diffusers"
     """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less; see
     ``distill.guidance.convert_threestudio_sds_scale``."""
@@ -140,7 +141,9 @@ class Grid:
         scale = self.run_scale(cell.method, cell.scale)
         # trainer.max_steps first: a row may still say otherwise.
         values = {"trainer.max_steps": self.cfg.steps, **self.cfg.overrides, **row.overrides}
-        values |= {row.scale_key: scale, "seed": cell.seed, "use_timestamp": False, "tag": "cell"}
+        values |= {"seed": cell.seed, "use_timestamp": False, "tag": "cell"}
+        if row.scale_key is not None:
+            values[row.scale_key] = scale
         values["system.prompt_processor.prompt"] = cell.prompt
         if weights is not None:
             values |= {"system.weights": str(weights)}
@@ -149,7 +152,8 @@ class Grid:
         for key, value in values.items():
             OmegaConf.update(dotted, key, value)
         raw = read_config(find_config(row.base or self.cfg.base), **dotted)
-        if not OmegaConf.select(raw, "system.prompt_processor.use_perp_neg"):
+        perp_neg = OmegaConf.select(raw, "system.prompt_processor.use_perp_neg")
+        if row.scale_key is not None and not perp_neg:
             # With perp-neg, threestudio's SDS counts as everybody does.
             OmegaConf.update(raw, row.scale_key, scale + CONVENTIONS[row.scale_convention])
         if row.rescale_gamma is not None:
@@ -222,6 +226,8 @@ def _check(cfg: Any, rows: dict[str, Any]) -> None:
                 f"compare: {name}: scale_convention {row.scale_convention}; "
                 f"use {' or '.join(CONVENTIONS)}."
             )
+        if row.scale_key is None and row.scale is None:
+            raise UserError(f"compare: {name}: scale_key is null; give a scale to show it at.")
         find_config(row.base or cfg.base)
         if row.rescale_gamma is not None and not -1.0 < row.rescale_gamma <= 0.0:
             raise UserError(f"compare: {name}: rescale_gamma must lie in (-1, 0].")

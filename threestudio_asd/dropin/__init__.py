@@ -18,7 +18,10 @@ from threestudio_asd import requirements
 from threestudio_asd.errors import UserError
 
 #: All that we add to threestudio's registry.
-NAMES = ("stable-diffusion-asd-guidance", "asd-system", "nerf-system-asd", "asd-2d-system")
+NAMES = (
+    *("stable-diffusion-asd-guidance", "truth-pixels-guidance", "truth-score-guidance"),
+    *("asd-system", "nerf-system-asd", "asd-2d-system", "random-grey-background"),
+)
 RESOLVER = "asd_model"
 
 

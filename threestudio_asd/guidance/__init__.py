@@ -3,9 +3,9 @@
 from threestudio_asd import host
 from threestudio_asd.tiny import model_folder
 
-from . import asd
+from . import asd, truth
 
-__all__ = ["asd"]
+__all__ = ["asd", "truth"]
 
 host.register_resolver("asd_model", model_folder)
 

@@ -2,9 +2,9 @@
 
 from threestudio_asd import host
 
-from . import asd, asd_2d
+from . import asd, asd_2d, random_grey
 
-__all__ = ["asd", "asd_2d"]
+__all__ = ["asd", "asd_2d", "random_grey"]
 
 if host.NAME == "bundled":  # threestudio has its own of these names
     from . import builtin

@@ -19,6 +19,14 @@ def edition(folder: Path) -> int:
     return json.loads((folder / "report.json").read_text())["edition"]
 
 
+def is_embedded(folder: Path) -> bool:
+    """Whether a folder is an edition of the embedded model, in this installation or published."""
+    try:
+        return edition(folder) > 0
+    except (OSError, KeyError, ValueError):
+        return False
+
+
 def model_folder(name: str) -> str:
     """The folder of an embedded model; ``${asd_model:NAME}`` in configs.
 

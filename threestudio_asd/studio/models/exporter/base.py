@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from threestudio_asd.studio.base import BaseObject
-from threestudio_asd.studio.models.background.base import BaseBackground
+from threestudio_asd.studio.base import BaseModule, BaseObject
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
 from threestudio_asd.studio.registry import register
@@ -30,7 +29,7 @@ class Exporter(BaseObject):
     cfg: Config
 
     def configure(
-        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseBackground
+        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseModule
     ) -> None:
         # Inside a namespace: the exporter does not pass on training-step updates.
         self.sub_modules = SimpleNamespace(
@@ -46,7 +45,7 @@ class Exporter(BaseObject):
         return self.sub_modules.material
 
     @property
-    def background(self) -> BaseBackground:
+    def background(self) -> BaseModule:
         return self.sub_modules.background
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[ExporterOutput]:

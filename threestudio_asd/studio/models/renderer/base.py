@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from threestudio_asd.studio.base import BaseModule
-from threestudio_asd.studio.models.background.base import BaseBackground
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
 from threestudio_asd.studio.models.ops import cube_bbox
@@ -24,7 +23,7 @@ class Renderer(BaseModule):
     cfg: Config
 
     def configure(
-        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseBackground
+        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseModule
     ) -> None:
         # Inside a namespace, because a module attribute would register them as submodules.
         self.sub_modules = SimpleNamespace(
@@ -45,7 +44,7 @@ class Renderer(BaseModule):
         return self.sub_modules.material
 
     @property
-    def background(self) -> BaseBackground:
+    def background(self) -> BaseModule:
         return self.sub_modules.background
 
     def set_geometry(self, geometry: BaseGeometry) -> None:
@@ -54,7 +53,7 @@ class Renderer(BaseModule):
     def set_material(self, material: BaseMaterial) -> None:
         self.sub_modules.material = material
 
-    def set_background(self, background: BaseBackground) -> None:
+    def set_background(self, background: BaseModule) -> None:
         self.sub_modules.background = background
 
 

@@ -16,7 +16,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.kernels.occgrid import OccGridEstimator
 from threestudio_asd.kernels.volrend import accumulate_along_rays, render_weight_from_density
 from threestudio_asd.parallel import map_batch, trained
-from threestudio_asd.studio.models.background.base import BaseBackground
+from threestudio_asd.studio.base import BaseModule
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
 from threestudio_asd.studio.models.ops import chunk_batch
@@ -60,7 +60,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
     cfg: Config
 
     def configure(
-        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseBackground
+        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseModule
     ) -> None:
         super().configure(geometry, material, background)
         self._check_config()

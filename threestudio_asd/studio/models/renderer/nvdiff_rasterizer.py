@@ -13,7 +13,7 @@ from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import map_batch, trained
-from threestudio_asd.studio.models.background.base import BaseBackground
+from threestudio_asd.studio.base import BaseModule
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
 from threestudio_asd.studio.models.mesh_view import MeshView
@@ -31,7 +31,7 @@ class NVDiffRasterizer(Rasterizer):
     cfg: Config
 
     def configure(
-        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseBackground
+        self, geometry: BaseGeometry, material: BaseMaterial, background: BaseModule
     ) -> None:
         super().configure(geometry, material, background)
         if self.cfg.context_type not in ("gl", "cuda"):
