@@ -111,7 +111,7 @@ def test_first_losses_are_those_of_the_bundled_host(tmp_path):
     launch = [str(ROOT / "launch.py")]
     losses(tmp_path / "start", launch, "trainer.max_steps=1")
     (weights,) = tmp_path.glob("start/*/*/ckpts/last.ckpt")
-    same = ["trainer.max_steps=20", f"system.weights={weights}"]
+    same = ["trainer.max_steps=20", f"system.weights={weights}", "system.loss.lambda_sparsity=50"]
     bundled = losses(tmp_path / "bundled", launch, *same)
     pinned = [str(ROOT / "tests/contract/pinned_run.py"), CHECKOUT]
     upstream = losses(tmp_path / "upstream", pinned, *same)

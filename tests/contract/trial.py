@@ -34,6 +34,9 @@ def trial(host: Host, scratch: Path) -> dict[str, Any]:
     """Two steps of the embedded NeRF config: files, and what configs and checkpoints hold."""
     cfg = OmegaConf.merge(OmegaConf.load(CONFIG), SMALL, {"exp_root_dir": str(scratch / "outputs")})
     cfg.system_type = host.nerf_system
+    # One that both hosts have of their own.
+    cfg.system.background_type = "solid-color-background"
+    cfg.system.background = {"color": [0.3, 0.3, 0.3]}
     del cfg.system.optimizer.params.guidance  # threestudio's system builds it after its optimiser
     if host.nerf_system != "asd-system":
         del cfg.system.stage

@@ -21,7 +21,8 @@ def test_both_names_are_registered():
 
 
 def test_a_run_trains_scene_and_critic_and_saves_pictures(launch, logged, trial):
-    assert run(launch, "system.guidance_eval=true", "trainer.val_check_interval=1") == 0
+    options = ("trainer.val_check_interval=1", "system.loss.lambda_sparsity=1")
+    assert run(launch, "system.guidance_eval=true", *options) == 0
     weights = torch.load(trial / "ckpts/last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in weights} >= {"geometry", "guidance"}
     moved = [v for n, v in weights.items() if n.endswith("up.weight")]

@@ -35,7 +35,7 @@ def test_they_are_registered():
 
 
 def test_dreamfusion_trains_and_exports_without_the_teacher(launch, logged, trial):
-    where = (*SMALL, DREAMFUSION, "trainer.val_check_interval=2")
+    where = (*SMALL, DREAMFUSION, "trainer.val_check_interval=2", "system.loss.lambda_sparsity=1")
     assert launch(*where, config="tiny/sds-nerf.yaml", drop=("system.stage",)) == 0
     assert {"train/loss_sds", "train/loss_sparsity", "train/max_step"} <= set(logged())
     assert {"it2-0.png", "it2-test.mp4"} <= {path.name for path in (trial / "save").iterdir()}
