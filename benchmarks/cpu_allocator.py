@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_allocator.py [--steps 60] [--rounds 2] [--threads 2] [--save NAME]
 
-Alternates short trainings of configs/tiny/asd-nerf.yaml, each in a process of its own, that differ
+Alternates short trainings of benchmarks/nerf.yaml, each in a process of its own, that differ
 in this only. Prints steps per second (the first third of a run is warm-up), their ratio, and the
 peak memory; --save writes benchmarks/results/cpu-allocator-NAME.json.
 """
@@ -14,33 +14,19 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 
 from report import write
+from training import step_ends
 
 
 def one_run(steps: int, keep: bool) -> dict[str, float]:
     """Steps per second and peak memory (MiB) of one training in this process."""
-    from threestudio_asd.cli.main import PLUGINS
-    from threestudio_asd.studio import device, launch, systems
+    from threestudio_asd.studio import device
 
     if not keep:
         device.keep_freed_memory = lambda: False
-    times: list[float] = []
-    on_batch_end = systems.BaseSystem.on_train_batch_end
-
-    def record(self, *args, **kwargs) -> None:
-        on_batch_end(self, *args, **kwargs)
-        times.append(time.perf_counter())
-
-    systems.BaseSystem.on_train_batch_end = record
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--config", "tiny/asd-nerf", "--train", f"exp_root_dir={folder}"]
-        prompt = "system.prompt_processor.prompt=a red mug"
-        quick = ["data.n_test_views=1", "trainer.val_check_interval=100000"]
-        launch.main([*arguments, prompt, *quick, f"trainer.max_steps={steps}"], plugins=PLUGINS)
-    timed = times[steps // 3 :]
+    ends = step_ends(steps, "data.n_test_views=1", "trainer.val_check_interval=100000")
+    timed = ends[steps // 3 :]
     return {
         "steps_per_second": (len(timed) - 1) / (timed[-1] - timed[0]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -3,7 +3,7 @@
     python benchmarks/shared_machine.py [--against CHECKOUT] [--parts lone crowd quota compare]
         [--steps 80] [--rounds 5] [--save NAME]
 
-Whole commands, start and test included: configs/tiny/asd-nerf.yaml for a few steps.
+Whole commands, start and test included: benchmarks/nerf.yaml for a few steps.
 
 - lone: one command; ours and the other checkout's alternate.
 - crowd: two and four of ours at once.
@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training import step_ends
+
 HERE = Path(__file__).parent.parent
 ONE = {"OMP_NUM_THREADS": "1"}
 PARTS = ("lone", "crowd", "quota", "compare")
@@ -35,22 +37,8 @@ GRID = ("--prompts", "a red mug", "a green chair", "--seeds", "0", "1", "--scale
 
 def one_run(steps: int) -> None:
     """Train in this process; prints the median time of a step in the second half, in seconds."""
-    from threestudio_asd.cli.main import PLUGINS
-    from threestudio_asd.studio import launch, systems
-
-    times: list[float] = []
-    on_batch_end = systems.BaseSystem.on_train_batch_end
-
-    def record(self: Any, *args: Any, **kwargs: Any) -> None:
-        on_batch_end(self, *args, **kwargs)
-        times.append(time.perf_counter())
-
-    systems.BaseSystem.on_train_batch_end = record
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--config", "tiny/asd-nerf", "--train", f"exp_root_dir={folder}"]
-        prompt = "system.prompt_processor.prompt=a red mug"
-        launch.main([*arguments, prompt, f"trainer.max_steps={steps}"], plugins=PLUGINS)
-    late = times[len(times) // 2 :]
+    ends = step_ends(steps)
+    late = ends[len(ends) // 2 :]
     print(statistics.median(b - a for a, b in itertools.pairwise(late)))
 
 
