@@ -11,7 +11,7 @@ from threestudio_asd.compare import summary as summaries
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.markdown import laid_out, write_tables
 from threestudio_asd.compare.summary import MEASURES, Summary
-from threestudio_asd.compare.tables import Table
+from threestudio_asd.compare.tables import Table, by_prompt
 
 PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]
 SCALES = [1.0, 7.5, 100.0]
@@ -192,6 +192,18 @@ def test_a_row_with_a_scale_of_its_own_is_level(tmp_path):
     }
     found = Summary(grid, records, Path())
     assert [found.estimate("p_pair", "start", s).value for s in (3.0, 30.0)] == [0.8, 0.8]
+
+
+def test_a_prompt_has_the_mean_of_its_runs():
+    found = make(lambda cell: cell.scale + cell.seed, keep=lambda c: c.prompt != PROMPTS[1])
+    assert found.of_prompt("p_pair", "SDS", PROMPTS[0]) == pytest.approx(np.mean(SCALES) + 0.5)
+    # Less the truth's 0.4, which was put on it.
+    assert found.of_prompt("saturation", "VSD", PROMPTS[2]) == pytest.approx(np.mean(SCALES) + 0.5)
+    assert found.of_prompt("p_pair", "SDS", PROMPTS[1]) is None
+    table = by_prompt(found.grid, found)
+    assert [row[0] for row in table.rows] == PROMPTS
+    assert table.rows[1][1:] == ["-", "-"]
+    assert table.rows[0][1] == f"{np.mean(SCALES) + 0.5:.3f}"
 
 
 def test_the_tables_say_what_the_summary_says(tmp_path):

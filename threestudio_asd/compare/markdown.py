@@ -11,11 +11,14 @@ from .tables import Table
 
 
 def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
-    """``tables.md`` in ``out``: robustness, advantages, every measure over the scale, distances."""
+    """``tables.md`` in ``out``: robustness, advantages, prompts, every measure over the scale,
+    distances."""
     parts = [f"# {grid.cfg.title}", f"## {tables.robustness_title(grid)}"]
     parts += map(laid_out, tables.robustness(grid, summary))
     parts += ["## Differences", "Both methods drawn together."]
     parts.append(laid_out(tables.advantages(grid, summary)))
+    title, note = tables.PROMPTS
+    parts += [f"## {title}", note, laid_out(tables.by_prompt(grid, summary))]
     for name in summary.values:
         parts += [f"## {MEASURES[name].title}", MEASURES[name].note]
         parts.append(laid_out(tables.over_scales(name, grid, summary)))

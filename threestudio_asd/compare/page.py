@@ -172,11 +172,12 @@ def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
 
 
 def _figures(grid: Grid, summary: Summary) -> str:
-    """Every measure at every scale, and how far apart the methods are."""
+    """Every measure at every scale and of every prompt, and how far apart the methods are."""
     found = [
         (MEASURES[name].title, MEASURES[name].note, tables.over_scales(name, grid, summary))
         for name in summary.values
     ]
+    found.append((*tables.PROMPTS, tables.by_prompt(grid, summary)))
     if len(grid.rows) > 1:
         found.append((*tables.DISTANCE, tables.distances(grid, summary)))
     return "<h2>Figures</h2>" + "".join(

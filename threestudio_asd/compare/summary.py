@@ -130,6 +130,17 @@ class Summary:
         }
         return self._estimate(self._drawn(apart)) if apart else None
 
+    def of_prompt(self, name: str, method: str, prompt: str) -> float | None:
+        """Mean of a measure over the method's cells of one prompt, all scales and seeds; None where
+        none has it. Of the measures that a cell has by itself: not of KID and diversity."""
+        at = (self.prompts.index(prompt), 0)
+        records = [
+            record
+            for cell, record in self.records.items()
+            if (cell.method, cell.prompt) == (method, prompt) and record.get(name) is not None
+        ]
+        return float(np.mean([self._cell_mean(name, at, r) for r in records])) if records else None
+
     def costs(self, method: str) -> dict[str, float | None]:
         """Means over the method's cells; ``diverged`` is a share."""
         records = [r for cell, r in self.records.items() if cell.method == method]

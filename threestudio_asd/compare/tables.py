@@ -12,6 +12,9 @@ DISTANCE = (
     "in the judge's features, between results of the same prompt and seed",
 )
 """Title and note of ``distances``."""
+PROMPTS = ("by prompt", "means of the runs: a mean over prompts may hide one that fails")
+"""Title and note of ``by_prompt``."""
+_OF_PROMPTS = ("p_pair", "silhouette_iou", "surface_fscore", "volume_iou", "janus")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,16 @@ def distances(grid: Grid, summary: Summary) -> Table:
     return Table(["between two methods", *scale_titles(grid)], rows)
 
 
+def by_prompt(grid: Grid, summary: Summary) -> Table:
+    """Prompt x measure of each method."""
+    columns = [(m, name) for name in _OF_PROMPTS if name in summary.values for m in grid.rows]
+    rows = [
+        [prompt, *(_decimals(summary.of_prompt(name, m, prompt)) for m, name in columns)]
+        for prompt in grid.cfg.prompts
+    ]
+    return Table(["", *(f"{MEASURES[name].title}: {m}" for m, name in columns)], rows)
+
+
 def costs(grid: Grid, summary: Summary) -> Table:
     """Seconds, UNet evaluations, memory and the share that diverged, of every method."""
     rows = [[m, *(_number(value) for value in summary.costs(m).values())] for m in grid.rows]
@@ -97,6 +110,10 @@ def _of_scales(grid: Grid) -> list[tuple[int, str]]:
 def _quality(summary: Summary) -> list[str]:
     """The measures of quality that the grid has."""
     return [name for name in QUALITY if name in summary.values]
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _number(value: float | None) -> str:
