@@ -56,7 +56,7 @@ def _lokr(parts: Parts) -> tuple[Tensor, int | None]:
             a, b = parts.pop(f"lokr_w{i}_a"), parts.pop(f"lokr_w{i}_b")
             rank, factor = b.shape[0], _product(a, b, parts.pop(f"lokr_t{i}", None))
         factors.append(factor)
-    small, large = factors
+    small, large = (factor.contiguous() for factor in factors)  # as torch.kron needs them
     return torch.kron(small.reshape(*small.shape, *[1] * (large.dim() - 2)), large), rank
 
 

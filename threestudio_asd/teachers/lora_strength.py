@@ -67,6 +67,8 @@ class Strength:
         """
         stated = None if self.config is None else self._by_config(path, rank)
         if rank is None and stated is None:  # LyCORIS scales LoKr by its decomposed factors only
+            if self._stabilised:  # then it trained with sqrt(r) and reads with 1
+                raise Unclear(f"LoKr with two full factors ({path}) and rank-stabilised scaling")
             return 1.0
         if alpha is None:
             return self._by_metadata(rank) if stated is None else stated
@@ -90,7 +92,7 @@ class Strength:
             rank = _pattern(self.config, "rank_pattern", path) or self.config.get(
                 "r", 8
             )  # PEFT's default
-        return math.sqrt(rank) if self.config.get("use_rslora") else rank
+        return math.sqrt(rank) if self.config.get("use_rslora") else float(rank)
 
     def _by_metadata(self, rank: int) -> float:
         """Of a layer without alpha: what the trainer noted, else 1, as in files before alpha."""
