@@ -42,7 +42,10 @@ class Drawn:
             stem = rng.choice(["adapter_model", "renamed"])
         else:
             stem = rng.choice(["pytorch_lora_weights", "a name of its own"])
-        state = {key: value.contiguous() for key, value in self.state.items()}
+        state = {
+            key: value.clone(memory_format=torch.contiguous_format)
+            for key, value in self.state.items()
+        }
         if self.metadata or rng.random() < 0.7:
             path = folder / f"{stem}.safetensors"
             save_file(state, path, {"format": "pt", **self.metadata})

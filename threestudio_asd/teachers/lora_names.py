@@ -85,33 +85,35 @@ class LayerNames:
     """
 
     def __init__(self, unet: nn.Module) -> None:
-        blocks = dict(_blocks(unet))
+        self._blocks = dict(_blocks(unet))
         self._paths: dict[str, str] = {}
         for path, module in unet.named_modules():
             if getattr(module, "weight", None) is None:
                 continue
-            for name in _aliases(path, blocks):
-                self._paths[_flat(name)] = path
+            names = {path, self.original(path)}
+            if path.endswith(".to_out.0"):  # as diffusers' older attention processors call it
+                names.add(path.removesuffix(".0"))
+            self._paths |= dict.fromkeys(map(_flat, names), path)
 
     def find(self, name: str) -> str | None:
         """The module path of the layer with this name, None if there is none."""
         return self._paths.get(_PREFIXES.sub("", _flat(name.replace(".processor.", "."))))
 
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def _aliases(path: str, blocks: dict[str, str]) -> Iterator[str]:
-    yield path
-    if path.endswith(".to_out.0"):  # as diffusers' older attention processors call it
-        yield path.removesuffix(".0")
-    block = next((block for block in blocks if path == block or path.startswith(f"{block}.")), None)
-    if block is not None:
+    def original(self, path: str) -> str:
+        """Stable Diffusion's own name of the layer that diffusers calls ``path``."""
+        parts = path.split(".")
+        heads = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        block = next((head for head in heads if head in self._blocks), None)
+        if block is None:
+            return path
         rest = path.removeprefix(block)
         if ".resnets." in block:
             rest = f".{_RESNET[rest[1:]]}"
-        yield blocks[block] + rest
+        return self._blocks[block] + rest
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _blocks(unet: nn.Module) -> Iterator[tuple[str, str]]:
