@@ -8,7 +8,7 @@ the file's metadata.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,24 @@ class Strength:
                 f"alpha beside {path} says {own:g}, the configuration of the adapter {stated:g}"
             )
         return self._stabilised_alpha(alpha, rank) if self._stabilised else own
+
+    def describe(self, layers: Iterable[Mapping[str, Any]]) -> str:
+        """Where it is stated, in a line."""
+        if self.config is not None:
+            stabilised = ", rank-stabilised" if self.config.get("use_rslora") else ""
+            alpha = self.config.get("lora_alpha", self.config.get("alpha"))
+            patterns = " and per layer" if self.config.get("alpha_pattern") else ""
+            return f"alpha {alpha}{patterns} in PEFT's settings{stabilised}"
+        alphas = {float(parts["alpha"].flatten()[0]) for parts in layers if "alpha" in parts}
+        if alphas:
+            numbers = sorted({min(alphas), max(alphas)})
+            return "alpha " + " to ".join(f"{alpha:g}" for alpha in numbers) + " beside the layers"
+        noted = self._kohya.get("ss_network_alpha")
+        return (
+            f"alpha {noted} noted by the trainer"
+            if noted
+            else "alpha is the rank, or there is none"
+        )
 
     def _by_config(self, path: str, rank: int | None) -> float:
         alpha = _pattern(self.config, "alpha_pattern", path)
