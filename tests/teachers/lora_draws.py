@@ -13,7 +13,7 @@ import torch
 from ldm_names import ldm
 from safetensors.torch import save_file
 
-TYPES = (torch.float32, torch.float16, torch.bfloat16)
+TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PATTERNS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "feed-forward": ("ff.net.0.proj", "ff.net.2"),

@@ -192,6 +192,32 @@ def scalar(d, weight):
     return {**parts, "scalar": factor}, lambda w: w + factor.double() * (changed(w) - w)
 
 
+def resized(d):
+    """Another alpha and rank for each layer, and the notes that a dynamic resize leaves."""
+    drawn = draw_file(d, lora, ("kohya",))
+    drawn.metadata = {"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"}
+    return drawn
+
+
+def other_kernels(d, weight):
+    """1 x 1 kernels for linear layers and matrices for 1 x 1 convolutions."""
+    parts, changed = lora(d, weight)
+    for part in ("down", "up"):
+        value = parts[part]
+        parts[part] = value.flatten(1) if value.dim() > 2 else value[:, :, None, None]
+    return parts, changed
+
+
+def eight_bits(d, weight):
+    d.dtype = torch.float32
+    parts, _ = lora(d, weight)
+    small = {part: value.to(torch.float8_e4m3fn) for part, value in parts.items()}
+    small["alpha"] = parts["alpha"]
+    delta = small["up"].double().flatten(1) @ small["down"].double().flatten(1)
+    scale = parts["alpha"].item() / parts["down"].shape[0]
+    return small, lambda w: w + scale * delta.reshape(weight.shape)
+
+
 def biases(d):
     """Full differences with biases, and of norms."""
     drawn = draw_file(d, full, ("kohya", "kohya, LDM"), ("convolution", "embedding"))
@@ -237,6 +263,11 @@ APPLIED = {
     "kohya, projections": of(lora, ("kohya",), ("projection",)),
     "kohya, convolutions": of(lora, ("kohya",), ("convolution", "shortcut")),
     "kohya, embeddings": of(lora, ("kohya",), ("embedding",)),
+    "kohya, resized": resized,
+    "1 x 1 kernels and matrices": of(
+        other_kernels, UNDERSCORED, ("projection", "shortcut", "attention")
+    ),
+    "eight-bit floats": of(eight_bits, ("kohya",)),
     "kohya before alpha": of(without_alpha, ("kohya",)),
     "kohya, alpha noted by the trainer": noted_alpha,
     "LDM names": of(lora, ("kohya, LDM", "ComfyUI", "original", "ComfyUI, A and B")),
@@ -347,6 +378,12 @@ def two_adapters(d, drawn):
     drawn.state[key.replace("lora_down", "lora_A.second")] = drawn.state[key]
 
 
+def full_lokr(d, drawn):
+    drawn.state |= {f"{LAYER}.lokr_w1": d.tensor(2, 2), f"{LAYER}.lokr_w2": d.tensor(8, 8, 1, 1)}
+    drawn.state = {key: value for key, value in drawn.state.items() if key.startswith(LAYER)}
+    drawn.metadata = {"ss_network_args": '{"rs_lora": true}'}
+
+
 def lengths(d, drawn):
     drawn.state[key_of(drawn, "lora_up.weight", d).replace("lora_up.weight", "dora_scale")] = (
         d.tensor(5)
@@ -387,7 +424,7 @@ def whole_model(d, drawn):
     drawn.state = {f"model.diffusion_model.{ldm('conv_in')}.weight": d.tensor(16, 4, 3, 3)}
 
 
-LAYER = "lora_unet_mid_block_attentions_0_proj_in"
+LAYER = "lora_unet_down_blocks_0_attentions_0_proj_in"
 REFUSED = {
     "a tensor of an unknown kind": (
         with_tensor(f"{LAYER}.mystery", 2),
@@ -412,6 +449,14 @@ REFUSED = {
     "another height": (replaced("lora_up.weight", lambda up: up[1:]), "the layer's are"),
     "no numbers": (replaced("lora_up.weight", lambda up: up / 0.0), "not finite"),
     "integers": (replaced("lora_up.weight", lambda up: up.to(torch.int8)), "quantised"),
+    "a resize that lost an alpha": (
+        lambda d, drawn: (
+            noted(ss_network_alpha="Dynamic")(d, drawn),
+            without(".alpha")(d, drawn),
+        ),
+        "strength .* unclear: the metadata says that alpha is Dynamic",
+    ),
+    "LoKr of full factors, rank-stabilised": (full_lokr, "two full factors"),
     "two alphas in a layer": (
         replaced(".alpha", lambda _: torch.ones(2)),
         "alpha is not one number",
@@ -524,6 +569,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*have invalid shape")  # PEFT's of its own lora_bias
 @pytest.mark.parametrize("config", CONFIGS)
 def test_pefts_folders_merge_as_peft_merges_them(models, tmp_path, config):
     import peft
@@ -576,11 +622,40 @@ def test_a_folder_gives_its_only_file(models, tmp_path):
     fuse_lora(unet, tmp_path)
     assert differing(unet, drawn.expected, rtol=1e-5, atol=1e-5) == []
     shutil.copy(tmp_path / "red mug v2.safetensors", tmp_path / "red mug v1.safetensors")
-    with pytest.raises(UserError, match=r"red mug v1.safetensors and 1 more.*LoRA_path"):
+    with pytest.raises(
+        UserError, match=r"red mug v1.safetensors, red mug v2.safetensors.*LoRA_path"
+    ):
         fuse_lora(unet, tmp_path)
     with pytest.raises(UserError, match="holds no LoRA file"):
         (tmp_path / "empty").mkdir()
         fuse_lora(unet, tmp_path / "empty")
+
+
+def test_a_folder_of_networks_or_adapters(models, tmp_path, caplog):
+    """PEFT's scripts write unet/ and text_encoder/, PEFT itself a folder by the adapter's name."""
+    for folder, texts in (("unet", True), ("my_adapter", False)):
+        unet, _ = restored(models[0])
+        drawn = APPLIED["PEFT, patterns"](draw := Draw(unet, 0))
+        drawn.save(tmp_path / folder, draw.rng)
+        if texts:
+            draw_file(draw, lora, ("PEFT",)).save(tmp_path / "text_encoder", draw.rng)
+        fuse_lora(unet, tmp_path)
+        assert differing(unet, drawn.expected, rtol=1e-5, atol=1e-5) == []
+        assert ("left out: the folder" in caplog.text) == texts
+        caplog.clear()
+        shutil.rmtree(tmp_path / folder)
+        shutil.rmtree(tmp_path / "text_encoder", ignore_errors=True)
+
+
+def test_alpha_behind_the_matrix_it_scales(models, tmp_path):
+    """As diffusers names the alphas that it takes out of kohya's files."""
+    unet, _ = restored(models[0])
+    drawn = draw_file(Draw(unet, 0), lora, ("diffusers 0.17",), ("attention",))
+    for key in [key for key in drawn.state if key.endswith(".alpha")]:
+        value = drawn.state.pop(key)
+        drawn.state[key.replace(".alpha", ".down.weight.alpha")] = value
+    fuse_lora(unet, drawn.save(tmp_path, random.Random(0)))
+    assert differing(unet, drawn.expected, rtol=1e-5, atol=1e-5) == []
 
 
 def test_settings_of_a_neighbour_are_not_taken(models, tmp_path):
@@ -604,7 +679,7 @@ def test_that_a_text_encoders_part_is_left_out_is_said(models, tmp_path, caplog)
     drawn.state["bundle_emb.mug.string_to_param.*"] = draw.tensor(1, 24)
     fuse_lora(unet, drawn.save(tmp_path, draw.rng))
     assert differing(unet, drawn.expected, rtol=1e-5, atol=1e-5) == []
-    assert "its 5 tensors for the text encoder are left out" in caplog.text
+    assert "left out: 5 tensors for the text encoder" in caplog.text
 
 
 # Names at the real sizes
@@ -649,6 +724,20 @@ def test_original_names_are_those_of_diffusers_converter(size):
             ):
                 assert names.find(spelt) == path
             assert names.find(f"lora_unet_{name.replace('.', '_')}") == path
+
+
+def test_a_lora_of_another_stable_diffusion_is_told(tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SIZES["2.1"])
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    state = {f"{name}.lora_down.weight": torch.ones(4, 768)}
+    state[f"{name}.lora_up.weight"] = torch.ones(320, 4)
+    save_file(state, tmp_path / "lora.safetensors")
+    message = "weights of 320 x 768, the layer's are 320 x 1024; it seems made for .* 1.x"
+    with pytest.raises(UserError, match=message):
+        fuse_lora(unet, tmp_path / "lora.safetensors")
 
 
 def renamed(tensor, layers):

@@ -80,10 +80,10 @@ def _network(folder: Path) -> Iterator[Found]:
 
     unet = _skeleton(folder)
     width = unet.config.cross_attention_dim
-    name = TEXT_WIDTHS.get(width, "no published model's") if isinstance(width, int) else "mixed"
     size = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     yield "network", "yes", f"UNet of {size:.1f} M parameters"
-    yield "text", "yes", f"{width} numbers per word, as in {name}" if width else "none"
+    known = TEXT_WIDTHS.get(width) if isinstance(width, int) else None
+    yield "text", "yes", f"{width} numbers per word" + (f", as in {known}" if known else "")
     side = unet.config.sample_size
     yield "latents", "yes", f"{unet.config.in_channels} x {side} x {side}"
     scheduler = DDPMScheduler.load_config(folder, subfolder="scheduler")
@@ -116,12 +116,12 @@ def _change(lora: str) -> Iterator[Found]:
     for key in ("ss_base_model_version", "ss_sd_model_name", "modelspec.architecture"):
         if note := file.metadata.get(key):
             yield "trainer's note", "yes", f"{key}: {note}"
-    if file.text:
-        yield "text encoder", "partly", f"{file.text} tensors, which are left out"
+    if file.left_out:
+        yield "left out", "partly", file.left_out
 
 
 def _together(folder: Path, lora: str) -> Iterator[Found]:
     from threestudio_asd.teachers.lora import LoRAFile
 
     layers = LoRAFile.read(lora).merge(_skeleton(folder))
-    yield "fit", "yes", f"every one of {layers} layers, and no tensor is left over"
+    yield "fit", "yes", f"layers changed: {layers}; no tensor is left over"

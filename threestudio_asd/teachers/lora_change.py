@@ -15,7 +15,11 @@ Parts = dict[str, Tensor]
 
 
 class Misfit(ValueError):
-    """The tensors of a layer do not fit each other or the layer; says in what."""
+    """The tensors are for another layer than this one; says in what."""
+
+
+class Broken(ValueError):
+    """The tensors of a layer give no change, whatever the layer; says why."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ def changed(
         scale: (family, rank, the file's alpha for this layer) -> alpha / rank.
 
     Raises:
-        Misfit: Tensors are missing, too many, of other shapes, or hold values that are no numbers.
+        Broken: Tensors are missing, too many, do not fit each other, or are no finite numbers.
+        Misfit: The layer has another shape.
     """
     parts = {
         part: value if part in _NUMBERS else _matrix(part, value) for part, value in parts.items()
@@ -131,7 +136,7 @@ def changed(
         weight = _decomposed(weight + _shaped(strength * delta, weight), parts)
     bias = _biased(bias, parts, strength)
     if left := [*parts, *numbers]:
-        raise Misfit(f"nothing in it goes with {', '.join(left)}")
+        raise Broken(f"nothing in it goes with {', '.join(left)}")
     return weight, bias
 
 
@@ -139,26 +144,26 @@ def _built(family: Family, parts: Parts) -> tuple[Tensor, int | None]:
     try:
         delta, r = family.build(parts)
     except KeyError as error:
-        raise Misfit(f"it lacks {error.args[0]}") from error
+        raise Broken(f"it lacks {error.args[0]}") from error
     except (RuntimeError, IndexError) as error:
-        raise Misfit(f"its tensors do not fit each other: {error}") from error
+        raise Broken(f"its tensors do not fit each other: {error}") from error
     if r == 0:
-        raise Misfit("its rank is 0")
+        raise Broken("its rank is 0")
     return delta, r
 
 
 def _number(part: str, value: Tensor) -> float:
     if value.numel() != 1:
-        raise Misfit(f"{part} is not one number")
+        raise Broken(f"{part} is not one number")
     return value.item()
 
 
 def _matrix(part: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
-        raise Misfit(f"{part} is of type {value.dtype}: quantised LoRAs are not supported")
+        raise Broken(f"{part} is of type {value.dtype}: quantised LoRAs are not supported")
     value = value.float()
     if not value.isfinite().all():
-        raise Misfit(f"{part} holds values that are not finite numbers")
+        raise Broken(f"{part} holds values that are not finite numbers")
     return value
 
 
@@ -191,7 +196,7 @@ def _decomposed(weight: Tensor, parts: Parts) -> Tensor:
     else:
         return weight
     if length.numel() != weight.shape[axis]:
-        raise Misfit(f"its {length.numel()} lengths are not one for each of {_times(weight.shape)}")
+        raise Broken(f"its {length.numel()} lengths are not one for each of {_times(weight.shape)}")
     dims = [dim for dim in range(weight.dim()) if dim != axis]
     length = length.to(weight.device).reshape(
         [-1 if dim == axis else 1 for dim in range(weight.dim())]

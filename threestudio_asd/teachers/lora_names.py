@@ -42,7 +42,7 @@ _PARTS = {
     "down": r"(?:\.lora_(?:down|A)|[._]lora\.down|\.lora_linear_layer\.down)",
     "up": r"(?:\.lora_(?:up|B)|[._]lora\.up|\.lora_linear_layer\.up)",
     "mid": r"\.lora_mid",
-    "alpha": r"(?:[._]lora|\.lora_linear_layer)?\.(?:lora_)?alpha",
+    "alpha": r"(?:[._]lora|\.lora_linear_layer)?(?:\.down\.weight)?\.(?:lora_)?alpha",
     "magnitude": r"\.lora_magnitude_vector",
     **{name: rf"\.{name}" for name in ("dora_scale", "scalar", "diff", "diff_b")},
     **{name: rf"\.{name}" for name in ("w_norm", "b_norm")},
