@@ -4,12 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fake_threestudio import write_checkout
+from safetensors.torch import save_file
 
 from threestudio_asd import pretrained, requirements
 from threestudio_asd.cli import doctor
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
+from threestudio_asd.tiny.random_sd import write_random_sd
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +138,69 @@ def test_without_rich_one_message_says_how_to_get_it(monkeypatch, capsys):
     )
     assert main(["doctor"]) == 2
     assert "rich is not installed (needed: >=13). Fix: " in capsys.readouterr().err
+
+
+# A model and a LoRA
+
+
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_random_sd(tmp_path_factory.mktemp("sd"))
+
+
+def write_lora(path, width):
+    state = {
+        f"{LAYER}.lora_down.weight": torch.ones(2, width),
+        f"{LAYER}.lora_up.weight": torch.ones(16, 2),
+        f"{LAYER}.alpha": torch.tensor(3.0),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(3.0),
+    }
+    save_file(state, path, {"ss_base_model_version": "sd_v1"})
+    return str(path)
+
+
+def test_a_lora_that_fits_its_model_is_described(model, no_hub, tmp_path, capsys):
+    before = (model / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert main(["doctor", str(model), "--lora", write_lora(tmp_path / "a.safetensors", 24)]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "24 numbers per word",
+        "prediction  epsilon",
+        "LoRA of 1 layer, rank 2, float32",
+        "alpha 3 beside the layers",
+        "ss_base_model_version: sd_v1",
+        "1 tensor for the text encoder",
+        "layers changed: 1; no tensor is left over",
+        "They fit.",
+    ):
+        assert text in out
+    assert (model / "unet/diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_a_lora_of_another_model_is_told(model, no_hub, tmp_path, capsys):
+    assert main(["doctor", str(model), "--lora", write_lora(tmp_path / "a.safetensors", 768)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "made for Stable Diffusion 1.x" in out
+    assert "it is for weights of 16 x 768, the layer's are 16 x 24" in out
+    assert "This cannot be used." in out
+
+
+def test_a_model_or_a_lora_alone(model, no_hub, tmp_path, capsys):
+    assert main(["doctor", str(model)]) == 0
+    assert "UNet of 0.2 M parameters" in capsys.readouterr().out
+    assert main(["doctor", "--lora", write_lora(tmp_path / "a.safetensors", 768)]) == 0
+    assert "Stable Diffusion 1.x" in capsys.readouterr().out
+    assert main(["doctor", "--lora", str(tmp_path / "gone.safetensors")]) == 1
+    assert "There is no such file" in capsys.readouterr().out
+
+
+def test_models_that_are_not_here_are_not_downloaded(monkeypatch, tmp_path, capsys):
+    lora = write_lora(tmp_path / "a.safetensors", 24)
+    monkeypatch.setattr(pretrained, "whereabouts", lambda *_: "hub")
+    assert main(["doctor", "some/model", "--lora", lora]) == 1
+    assert "hf download some/model" in capsys.readouterr().out
+    with pytest.raises(UserError, match="one model"):
+        doctor.main(["some/model", "--model", "other/model", "--lora", lora])

@@ -1,4 +1,4 @@
-"""Checkpoints and LoRAs of the user's, on a small random model."""
+"""Checkpoints of the user's, on a small random model."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from ldm_names import original_unet
 from safetensors.torch import save_file
 
 from threestudio_asd.errors import UserError
@@ -13,7 +14,6 @@ from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 load = StableDiffusionTeacher.from_pretrained
-LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
 @pytest.fixture(scope="module")
@@ -36,50 +36,6 @@ def assert_same(module, state):
     assert set(got) == set(state)
     for name, value in state.items():
         torch.testing.assert_close(got[name], value, msg=name)
-
-
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-BLOCKS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "down_blocks.0.resnets.0": "input_blocks.1.0",
-    "down_blocks.0.attentions.0": "input_blocks.1.1",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-    "down_blocks.1.resnets.0": "input_blocks.3.0",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-    "up_blocks.0.resnets.0": "output_blocks.0.0",
-    "up_blocks.0.resnets.1": "output_blocks.1.0",
-    "up_blocks.0.upsamplers.0": "output_blocks.1.1",
-    "up_blocks.1.resnets.0": "output_blocks.2.0",
-    "up_blocks.1.attentions.0": "output_blocks.2.1",
-    "up_blocks.1.resnets.1": "output_blocks.3.0",
-    "up_blocks.1.attentions.1": "output_blocks.3.1",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def original_unet(state):
-    """Names as in Stable Diffusion's own checkpoints."""
-    result = {}
-    for name, value in state.items():
-        block = next(block for block in BLOCKS if name.startswith(block + "."))
-        rest = name.removeprefix(block + ".")
-        if "resnets" in block:
-            part, _, kind = rest.rpartition(".")
-            rest = f"{RESNET[part]}.{kind}"
-        result[f"model.diffusion_model.{BLOCKS[block]}.{rest}"] = value
-    return result
 
 
 def original_vae(state):
@@ -185,69 +141,6 @@ def test_checkpoints_that_cannot_be_used_are_told(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load(folder, checkpoint=tmp_path / name)
-
-
-# LoRAs
-
-
-def low_rank(rank=2):
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(rank, 24, generator=generator), torch.randn(16, rank, generator=generator)
-
-
-def diffusers_lora(down, up):
-    return {f"unet.{LAYER}.lora_A.weight": down, f"unet.{LAYER}.lora_B.weight": up}
-
-
-def kohya_lora(down, up, alpha):
-    name = "lora_unet_" + LAYER.replace(".", "_")
-    factors = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
-    return {f"{name}.{key}": value for key, value in factors.items()}
-
-
-@pytest.mark.parametrize("form", ["diffusers", "diffusers folder", "kohya"])
-def test_a_lora_is_added_to_the_unet(folder, tmp_path, form):
-    down, up = low_rank()
-    path, scale = tmp_path / "lora.safetensors", 1.0
-    if form == "kohya":
-        scale = 0.5  # alpha / rank
-        save_file(kohya_lora(down, up, alpha=1.0), path)
-    else:
-        text = {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": torch.ones(2, 24)}
-        folder_form = form == "diffusers folder"
-        path = tmp_path / "pytorch_lora_weights.safetensors" if folder_form else path
-        save_file(diffusers_lora(down, up) | text, path)
-        path = tmp_path if folder_form else path
-    expected = weights(load(folder).unet)
-    expected[f"{LAYER}.weight"] += scale * up @ down
-    teacher = load(folder, lora=path)
-    assert_same(teacher.unet, expected)
-    assert not any(p.requires_grad for p in teacher.unet.parameters())
-    assert not getattr(teacher.unet, "peft_config", None)
-
-
-def test_a_lora_is_added_in_half_precision(folder, tmp_path):
-    down, up = low_rank()
-    save_file(diffusers_lora(down, up), tmp_path / "lora.safetensors")
-    teacher = load(folder, dtype="bf16", lora=tmp_path / "lora.safetensors")
-    got = teacher.unet.get_submodule(LAYER).weight
-    assert got.dtype == torch.bfloat16
-    expected = load(folder).unet.get_submodule(LAYER).weight + up @ down
-    torch.testing.assert_close(got.float(), expected, rtol=0.02, atol=0.02)
-
-
-def test_loras_that_cannot_be_used_are_told(folder, tmp_path):
-    down, up = low_rank()
-    text = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_"
-    save_file({f"{text}A.weight": down, f"{text}B.weight": up}, tmp_path / "text.safetensors")
-    save_file(diffusers_lora(down[:, :20].contiguous(), up), tmp_path / "other.safetensors")
-    for name, message in (
-        ("nothing.safetensors", "no such file"),
-        ("text.safetensors", "no part for the UNet"),
-        ("other.safetensors", "do not fit the unet of the teacher"),
-    ):
-        with pytest.raises(UserError, match=message):
-            load(folder, lora=tmp_path / name)
 
 
 # The autoencoder in half precision

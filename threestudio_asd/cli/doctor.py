@@ -12,14 +12,19 @@ from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import threestudio_asd
 from threestudio_asd import pretrained, requirements
+from threestudio_asd.cli.fit import fit, is_model, verdict
 from threestudio_asd.cli.places import Mark, places
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.configfiles import packaged_configs
 from threestudio_asd.tiny import model_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EMBEDDED = "tiny-shapes"
 #: threestudio's compiled extensions.
@@ -212,6 +217,26 @@ def _model(name: str, offline: bool) -> Row:
 
 def show(report: Report) -> None:
     """Print the report as tables."""
+    from rich.text import Text
+
+    console = _print_tables(report.sections)
+    verdict = f"ASD can run {'; '.join(report.runs)}." if report.runs else "ASD cannot run here."
+    console.print(Text(verdict, "bold green" if report.runs else "bold red"))
+    for line in report.mend:
+        console.print(Text(f"To mend it: {line}"), soft_wrap=True)
+
+
+def _show_fit(model: str | None, lora: str | None, offline: bool) -> int:
+    from rich.text import Text
+
+    sections = fit(model, lora, offline)
+    console = _print_tables({title: [Row(*row) for row in sections[title]] for title in sections})
+    well, text = verdict(sections)
+    console.print(Text(text, "bold green" if well else "bold red"))
+    return 0 if well else 1
+
+
+def _print_tables(sections: dict[str, list[Row]]) -> "Console":
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -219,7 +244,7 @@ def show(report: Report) -> None:
     console = Console(highlight=False)
     style = {"yes": "green", "partly": "yellow", "no": "red"}
     sign = {"yes": "ok", "partly": "-", "no": "no"}
-    for title, rows in report.sections.items():
+    for title, rows in sections.items():
         console.print(Text(title, "bold"))
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for overflow in ("ignore", "fold", "fold"):  # nothing is cut: paths are there to be copied
@@ -227,24 +252,28 @@ def show(report: Report) -> None:
         for row in rows:
             table.add_row(Text(sign[row.mark], style[row.mark]), Text(row.name), Text(row.text))
         console.print(table, "", sep="\n")
-    verdict = f"ASD can run {'; '.join(report.runs)}." if report.runs else "ASD cannot run here."
-    console.print(Text(verdict, "bold green" if report.runs else "bold red"))
-    for line in report.mend:
-        console.print(Text(f"To mend it: {line}"), soft_wrap=True)
+    return console
 
 
 def main(argv: Sequence[str]) -> int:
-    """``threestudio-asd doctor [CHECKOUT] [--model ID] [--offline]``
+    """``threestudio-asd doctor [CHECKOUT] [--model ID] [--offline]``, or
+    ``threestudio-asd doctor [MODEL] --lora FILE``
 
-    Returns 0 if ASD can run somewhere, else 1.
+    Returns 0 if ASD can run somewhere, or the model and the LoRA fit; else 1.
     """
     parser = argparse.ArgumentParser(prog="threestudio-asd doctor", description=__doc__)
-    parser.add_argument("checkout", nargs="?", type=Path, help="a checkout of threestudio")
+    what = "a checkout of threestudio; or a model (a folder, with --lora also a hub id) to look at"
+    parser.add_argument("place", nargs="?", metavar="CHECKOUT|MODEL", help=what)
     parser.add_argument("--model", action="append", default=[], help="a folder or hub id to find")
+    parser.add_argument("--lora", metavar="FILE", help="a LoRA: what it is, and whether it fits")
     parser.add_argument("--offline", action="store_true", help="do not ask the hub")
     args = parser.parse_args(list(argv))
     if text := requirements.problem("rich", requirements.BUNDLED["rich"]):
         raise UserError(f"{text}. Fix: {requirements.install_command({'rich': text})}")
-    report = examine(args.checkout, args.model, args.offline)
+    if args.lora or (args.place and is_model(args.place)):
+        if len(args.model) > 1 or (args.model and args.place):
+            raise UserError("Give one model with --lora: doctor MODEL --lora FILE.")
+        return _show_fit(args.place or next(iter(args.model), None), args.lora, args.offline)
+    report = examine(args.place and Path(args.place), args.model, args.offline)
     show(report)
     return 0 if report.runs else 1

@@ -12,8 +12,9 @@ from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_typ
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch, trained
 from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.teachers.lora import fuse_lora
 from threestudio_asd.teachers.recorded import Recorder
-from threestudio_asd.teachers.weights import Checkpoint, fuse_lora, load_part
+from threestudio_asd.teachers.weights import Checkpoint, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,7 +69,7 @@ class FrozenUNet:
 
         Args:
             checkpoint: Weights in place of the model's own.
-            lora: Added to the weights; see ``weights.fuse_lora``.
+            lora: Added to the weights; see ``lora.fuse_lora``.
 
         Raises UserError if the model or one of the files cannot be had.
         """

@@ -1,7 +1,7 @@
-"""A user's own weights in a Stable Diffusion teacher: a checkpoint, a LoRA.
+"""A user's own weights in a Stable Diffusion teacher: a checkpoint.
 
 Files are read here and turned into diffusers modules by diffusers' own converters, so that whatever
-it understands (original Stable Diffusion checkpoints, kohya's LoRAs) works. Nothing is downloaded.
+it understands (original Stable Diffusion checkpoints) works. Nothing is downloaded.
 """
 
 from functools import cached_property
@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 
-#: What a LoRA folder of diffusers holds.
-LORA_FILE = "pytorch_lora_weights.safetensors"
-_ADAPTER = "user"
 # Prefixes of the parts in original Stable Diffusion checkpoints.
 _ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 
@@ -35,7 +32,7 @@ class Checkpoint:
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """A file's tensors; raises UserError if it is missing or unreadable."""
-        return _read(self.path)
+        return read_tensors(self.path)
 
 
 def load_part(
@@ -76,37 +73,6 @@ def load_part(
     return model
 
 
-def fuse_lora(unet: nn.Module, lora: str | Path) -> None:
-    """Add a LoRA to the weights of ``unet``, at scale 1: W + (alpha / r) B A.
-
-    Merged, because the critic's adapter may share the UNet: the teacher is then a plain network,
-    and costs nothing more. A part for the text encoder is not used.
-
-    Args:
-        lora: A file in diffusers' or kohya's format, or a folder that diffusers saved one in.
-
-    Raises:
-        UserError: The LoRA is missing, unreadable, without a part for the UNet, or for another
-            architecture.
-    """
-    from diffusers import StableDiffusionPipeline
-
-    path = homes.expanded(lora)
-    state = _read(path / LORA_FILE if path.is_dir() else path)
-    try:
-        state, alphas = StableDiffusionPipeline.lora_state_dict(state)
-    except Exception as error:
-        raise _misfit(path, "unet", None) from error
-    if not any(key.startswith("unet.") for key in state):
-        raise UserError(f"The LoRA {path} has no part for the UNet; check LoRA_path.")
-    try:
-        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=_ADAPTER)
-        unet.fuse_lora(adapter_names=[_ADAPTER])
-    except Exception as error:
-        raise _misfit(path, "unet", None) from error
-    unet.unload_lora()
-
-
 def _from_folder(
     model_class: Any, folder: Path, part: str, dtype: torch.dtype, saved: Path
 ) -> nn.Module:
@@ -123,8 +89,11 @@ def _holds(state: dict[str, Tensor], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in state)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle (tensors only, no code)."""
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a pickle (tensors only, no code).
+
+    Raises UserError if there is no such file, or it holds something else.
+    """
     if not file.is_file():
         raise UserError(f"There is no such file: '{file}'; check LoRA_path and ckpt_path.")
     try:
@@ -135,14 +104,25 @@ def _read(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"The file {file} cannot be read as weights: {error}") from error
-    while "state_dict" in state:
+    while isinstance(state, dict) and "state_dict" in state:
         state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise UserError(f"The file {file} holds a {type(state).__name__}, not weights by name.")
     return state
 
 
-def _misfit(path: Path, part: str, folder: Path | None) -> UserError:
-    model = "the teacher" if folder is None else f"the model {folder}"
+def read_metadata(file: Path) -> dict[str, str]:
+    """The notes in a .safetensors file's header; other files have none."""
+    if file.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def _misfit(path: Path, part: str, folder: Path) -> UserError:
     return UserError(
-        f"The weights in {path} do not fit the {part} of {model}; set "
+        f"The weights in {path} do not fit the {part} of the model {folder}; set "
         "pretrained_model_name_or_path to the model that they were made for."
     )
