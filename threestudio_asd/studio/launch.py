@@ -12,7 +12,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.stop import heeded
 from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
-from threestudio_asd.studio.experiment import read_config, resolve_config
+from threestudio_asd.studio.experiment import load_config, read_config
 from threestudio_asd.studio.extensions import load_extensions
 
 BUILTINS = ("threestudio_asd.studio.data", "threestudio_asd.studio.models")
@@ -76,7 +76,8 @@ def main(
 
     from threestudio_asd.studio.run import run
 
-    return run(args, source, resolve_config(raw), go_on)
+    # Once more: by now it is known which keys are texts.
+    return run(args, source, load_config(source, cli_args=overrides), go_on)
 
 
 def _choose_gpu(gpu: str) -> None:
