@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from threestudio_asd.studio.config import (
     unresolved,
 )
 from threestudio_asd.studio.texts import Argument, readable, with_texts
+from threestudio_asd.studio.trials import folder_name, timestamp
 
 
 @dataclass
@@ -60,8 +60,8 @@ class ExperimentConfig:
             raise UserError(f"pieces={self.pieces}: a batch has at least one piece.")
         # A resumed trial's own config carries its timestamp, so its folder is found again.
         if self.timestamp is None:
-            self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S") if self.use_timestamp else ""
-        self.trial_name = f"{self.tag}{self.timestamp}"
+            self.timestamp = timestamp() if self.use_timestamp else ""
+        self.trial_name = f"{folder_name(str(self.tag))}{self.timestamp}"
         self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
 

@@ -12,8 +12,9 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.stop import heeded
 from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
-from threestudio_asd.studio.experiment import load_config, read_config
+from threestudio_asd.studio.experiment import read_config, resolve_config
 from threestudio_asd.studio.extensions import load_extensions
+from threestudio_asd.studio.trials import folder_instead
 
 BUILTINS = ("threestudio_asd.studio.data", "threestudio_asd.studio.models")
 
@@ -77,7 +78,11 @@ def main(
     from threestudio_asd.studio.run import run
 
     # Once more: by now it is known which keys are texts.
-    return run(args, source, load_config(source, cli_args=overrides), go_on)
+    raw = read_config(source, cli_args=overrides)
+    cfg = resolve_config(raw)
+    # A trial that is gone on with has its time from its own config.
+    new = cfg.use_timestamp and None in (cfg.resume, raw.get("timestamp"))
+    return run(args, source, cfg, go_on, new)
 
 
 def _choose_gpu(gpu: str) -> None:
@@ -89,6 +94,8 @@ def _choose_gpu(gpu: str) -> None:
 
 
 def _require_file(key: str, path: Any) -> None:
+    if path is not None and Path(str(path)).is_dir():
+        raise UserError(f"{key}={path}: {folder_instead(Path(str(path)))}")
     if path is not None and not Path(str(path)).is_file():
         raise UserError(f"{key}={path}: the checkpoint does not exist (or is not a file).")
 
