@@ -7,10 +7,8 @@ process that has claimed a folder writes into it.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.files import claimed, written_whole
 from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
+from threestudio_asd.studio.trials import folder_name, make_new, timestamps
 
 RECORD = "run.json"
 
@@ -55,6 +54,7 @@ def claimed_run(root: Path, tag: str, wanted: dict[str, Any], new: bool) -> Iter
     Raises:
         UserError: A folder cannot be written to.
     """
+    tag = folder_name(tag)
     with ExitStack() as stack:
         try:
             run = (None if new else _unfinished(root, tag, wanted, stack)) or _begun(
@@ -79,13 +79,7 @@ def _unfinished(root: Path, tag: str, wanted: dict[str, Any], stack: ExitStack) 
 
 
 def _begun(root: Path, tag: str, wanted: dict[str, Any], stack: ExitStack) -> Run:
-    name = tag + datetime.now().strftime("@%Y%m%d-%H%M%S")
-    root.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):  # another run began in this second
-            folder.mkdir()
-            break
+    folder, _ = make_new(root, tag, timestamps())
     stack.enter_context(claimed(folder))
     _write_record(folder, wanted, finished=False)
     return Run(folder, wanted, resumed=False)

@@ -70,7 +70,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Draws of the critic per step; more than one needs ``share_noise: false``."""
         lora_n_steps: int = 1
         """Optimiser steps of the critic per step of the generator; all but the last, which both
-        take, have draws of their own."""
+        take, have draws of their own. Accumulated batches each bring their own steps before it."""
         camera_condition_type: str = "extrinsics"
         """What the critic is told about the view: extrinsics, mvp or none."""
 

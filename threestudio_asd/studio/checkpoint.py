@@ -12,6 +12,7 @@ import torch
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
 from threestudio_asd.studio.foreign import read_weights
+from threestudio_asd.studio.trials import folder_instead, folder_name
 
 BATCHES_KEY = "threestudio_asd_batches"
 _KEYS = ("state_dict", "epoch", "global_step")
@@ -32,6 +33,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: the file is missing, incomplete, holds code, or is no such checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"the checkpoint {path} does not exist: {folder_instead(path)}")
     if not path.is_file():
         raise UserError(f"the checkpoint {path} does not exist (or is not a file).")
     try:
@@ -142,10 +145,13 @@ def find_last_path(path: str | None) -> str | None:
     Raises:
         UserError: there is no such trial, or it lacks the file.
     """
-    if path is None or "LAST" not in path:
+    # The prompt in a trial's name may have the word, too.
+    if path is None or "LAST" not in path or os.path.exists(path):
         return path
     before, _, after = path.replace(" ", "_").partition("LAST")
     folder, prefix = os.path.split(before)
+    tag, at, _ = prefix.rpartition("@")
+    prefix = f"{folder_name(tag)}{at}" if at else prefix
     trials = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     trials = sorted(name for name in trials if name.startswith(prefix))
     if not trials:

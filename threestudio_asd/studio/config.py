@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
+    InterpolationKeyError,
     InterpolationToMissingValueError,
     OmegaConfBaseException,
     UnsupportedInterpolationType,
@@ -78,6 +80,15 @@ def config_to_primitive(config: Any, resolve: bool = True) -> Any:
     return (
         OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
     )
+
+
+def escape(value: Any) -> Any:
+    """``value`` for a config that is resolved once more: its texts come out as they are here."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: escape(item) for key, item in value.items()}
+    return [escape(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def dump_config(path: str | os.PathLike, config: Any) -> None:
@@ -162,8 +173,8 @@ def _value(cfg: DictConfig, key: Any, hint: Any) -> Any:
     if isinstance(value, ListConfig) and is_schedule(value) and {int, float} & set(members):
         return value  # OmegaConf leaves a node alone: this is how a schedule enters a float field
     if isinstance(value, ListConfig | DictConfig) and Any not in members:
-        return OmegaConf.to_container(value, resolve=True)
-    return value
+        return escape(OmegaConf.to_container(value, resolve=True))
+    return escape(value)
 
 
 def require_known(fields: type, cfg: DictConfig) -> None:
@@ -192,4 +203,6 @@ def unresolved(error: BaseException) -> str:
         return f"{prefix}it refers to a value that is left open ({first_line(error)})."
     if isinstance(error, UnsupportedInterpolationType):
         return f"{prefix}{first_line(error)} (is the extension that registers it in custom/?)"
+    if isinstance(error, InterpolationKeyError):
+        return f"{prefix}{first_line(error)} (write \\${{ where the characters are meant)"
     return f"{prefix}{first_line(error)}"

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ from yaml import YAMLError
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.config import (
-    first_line,
+    escape,
     missing_value,
     parse_structured,
     require_known,
     unresolved,
 )
+from threestudio_asd.studio.texts import Argument, readable, with_texts
+from threestudio_asd.studio.trials import folder_name, timestamp
 
 
 @dataclass
@@ -59,8 +60,8 @@ class ExperimentConfig:
             raise UserError(f"pieces={self.pieces}: a batch has at least one piece.")
         # A resumed trial's own config carries its timestamp, so its folder is found again.
         if self.timestamp is None:
-            self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S") if self.use_timestamp else ""
-        self.trial_name = f"{self.tag}{self.timestamp}"
+            self.timestamp = timestamp() if self.use_timestamp else ""
+        self.trial_name = f"{folder_name(str(self.tag))}{self.timestamp}"
         self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
 
@@ -77,15 +78,23 @@ def read_config(
         yamls: paths, or with ``from_string`` the YAML text itself.
 
     Returns:
-        The merged config with its interpolations still open; every value and key is there.
+        The merged config with its interpolations still open; every value and key is there. Keys of
+        classes that are registered by now have their types (:mod:`threestudio_asd.studio.texts`).
 
     Raises:
         UserError: unreadable or malformed YAML, a value that is missing (``???``), or an unknown
             top-level key.
     """
-    parts = [_read_yaml(str(y) if from_string else Path(y)) for y in yamls]
+    sources = [str(y) if from_string else Path(y) for y in yamls]
+    texts = [_source(source) for source in sources]
+    parts = [_read_yaml(text, _where(source)) for text, source in zip(texts, sources, strict=True)]
+    arguments = [Argument.parse(argument) for argument in cli_args]
     try:
-        cfg = OmegaConf.merge(*parts, _from_cli(cli_args), overrides)
+        # Which keys are texts depends on the classes that the other keys name.
+        draft = OmegaConf.merge(*parts, *readable(arguments), overrides)
+        top = ExperimentConfig
+        parts = [with_texts(p, text, draft, top) for p, text in zip(parts, texts, strict=True)]
+        cfg = OmegaConf.merge(*parts, *(a.typed(draft, top) for a in arguments), overrides)
         missing = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error)) from error
@@ -105,10 +114,10 @@ def resolve_config(cfg: DictConfig) -> Any:
         UserError: an interpolation that cannot be resolved, or a value of the wrong type.
     """
     try:
-        OmegaConf.resolve(cfg)
+        values = OmegaConf.to_container(cfg, resolve=True)
     except (OmegaConfBaseException, ArithmeticError) as error:
         raise UserError(unresolved(error)) from error
-    return parse_structured(ExperimentConfig, cfg)
+    return parse_structured(ExperimentConfig, OmegaConf.create(escape(values)))
 
 
 def load_config(
@@ -122,29 +131,23 @@ def load_config(
     return resolve_config(cfg)
 
 
-def _read_yaml(source: str | Path) -> DictConfig:
-    """The mapping in a file (a Path) or in YAML text."""
-    where = f"the config {source}" if isinstance(source, Path) else "the config"
+def _where(source: str | Path) -> str:
+    return f"the config {source}" if isinstance(source, Path) else "the config"
+
+
+def _source(source: str | Path) -> str:
+    """The YAML in a file (a Path), or the text itself."""
     try:
-        cfg = OmegaConf.load(source) if isinstance(source, Path) else OmegaConf.create(source)
+        return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {where}: {error}") from error
+        raise UserError(f"cannot read {_where(source)}: {error}") from error
+
+
+def _read_yaml(text: str, where: str) -> DictConfig:
+    try:
+        cfg = OmegaConf.create(text)
     except YAMLError as error:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{where} must be a mapping of keys to values.")
     return cfg
-
-
-def _from_cli(arguments: Iterable[str]) -> DictConfig:
-    arguments = list(arguments)
-    for argument in arguments:
-        if argument.startswith("-") or "=" not in argument:
-            raise UserError(
-                f'"{argument}" is neither an option nor key=value;'
-                ' quote values with spaces: key="a value".'
-            )
-    try:
-        return OmegaConf.from_cli(arguments)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"a key=value argument cannot be read: {first_line(error)}") from error

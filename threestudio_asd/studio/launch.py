@@ -14,6 +14,7 @@ from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
 from threestudio_asd.studio.experiment import read_config, resolve_config
 from threestudio_asd.studio.extensions import load_extensions
+from threestudio_asd.studio.trials import folder_instead
 
 BUILTINS = ("threestudio_asd.studio.data", "threestudio_asd.studio.models")
 
@@ -76,7 +77,12 @@ def main(
 
     from threestudio_asd.studio.run import run
 
-    return run(args, source, resolve_config(raw), go_on)
+    # Once more: by now it is known which keys are texts.
+    raw = read_config(source, cli_args=overrides)
+    cfg = resolve_config(raw)
+    # A trial that is gone on with has its time from its own config.
+    new = cfg.use_timestamp and None in (cfg.resume, raw.get("timestamp"))
+    return run(args, source, cfg, go_on, new)
 
 
 def _choose_gpu(gpu: str) -> None:
@@ -88,6 +94,8 @@ def _choose_gpu(gpu: str) -> None:
 
 
 def _require_file(key: str, path: Any) -> None:
+    if path is not None and Path(str(path)).is_dir():
+        raise UserError(f"{key}={path}: {folder_instead(Path(str(path)))}")
     if path is not None and not Path(str(path)).is_file():
         raise UserError(f"{key}={path}: the checkpoint does not exist (or is not a file).")
 

@@ -25,6 +25,7 @@ from threestudio_asd.studio.callbacks import (
 )
 from threestudio_asd.studio.check import check_system
 from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
+from threestudio_asd.studio.config import escape
 from threestudio_asd.studio.device import prepare_cpu
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.snapshots import save_code, save_command, save_configs
@@ -35,16 +36,22 @@ from threestudio_asd.studio.trainer import (
     make_checkpoint_callback,
     make_trainer,
 )
+from threestudio_asd.studio.trials import make_new, timestamps
 
 
 def run(
-    args: argparse.Namespace, source: Path, cfg: Any, go_on: str | None = None
+    args: argparse.Namespace,
+    source: Path,
+    cfg: Any,
+    go_on: str | None = None,
+    new: bool = False,
 ) -> Signals | None:
     """Do what the command line ``args`` asks for with the experiment ``cfg``.
 
     Args:
         source: the file that the config came from.
         go_on: what to do for a stopped training to go on; default: a command that is made up here.
+        new: make a folder that no other run has, with another time in its name if need be.
 
     Returns:
         SIGINT if it ended the training early, before the test.
@@ -65,7 +72,7 @@ def run(
             f"the checkpoint {cfg.resume} has weights but no training state: start a new trial"
             " from it with system.weights=... instead of resume=..."
         )
-    trial = _make_trial_folder(cfg)
+    trial = _make_trial_folder(cfg, new)
     log.info("%s", _device_line(args.gpu))
     prepare_cpu()
     last = trial / "ckpts" / "last.ckpt"
@@ -178,11 +185,15 @@ def _resuming_command(args: argparse.Namespace, trial: Path, last: Path) -> str:
     return shlex.join([*start, "--config", config, "--train", *gpu, f"resume={last}"])
 
 
-def _make_trial_folder(cfg: Any) -> Path:
+def _make_trial_folder(cfg: Any, new: bool) -> Path:
     trial = Path(cfg.trial_dir)
-    probe = trial / ".writable"
     try:
+        if new:
+            tag = cfg.trial_name.removesuffix(cfg.timestamp)
+            trial, time = make_new(Path(cfg.exp_dir), tag, timestamps(cfg.timestamp))
+            cfg.timestamp, cfg.trial_name, cfg.trial_dir = escape([time, trial.name, str(trial)])
         trial.mkdir(parents=True, exist_ok=True)
+        probe = trial / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:

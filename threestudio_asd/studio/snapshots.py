@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from threestudio_asd.studio import log
-from threestudio_asd.studio.config import config_to_primitive, dump_config
+from threestudio_asd.studio.config import config_to_primitive, dump_config, escape
 from threestudio_asd.studio.experiment import ExperimentConfig
 
 _CODE = {".py", ".yaml", ".yml", ".toml", ".txt", ".md", ".sh", ".cu", ".cpp", ".h"}
@@ -29,7 +29,7 @@ def save_configs(folder: Path, source: Path, cfg: Any) -> None:
     # threestudio, which has no such key, can read what is left.
     if values.get("pieces") == ExperimentConfig.pieces:
         del values["pieces"]
-    dump_config(folder / "parsed.yaml", OmegaConf.create(values))
+    dump_config(folder / "parsed.yaml", OmegaConf.create(escape(values)))
 
 
 def save_command(path: Path) -> None:

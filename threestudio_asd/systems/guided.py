@@ -1,9 +1,12 @@
 """What every system here does with a guidance's output."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from threestudio_asd.errors import UserError
 
@@ -35,20 +38,36 @@ def train_critic(
 ) -> None:
     """The steps of the guidance's critic that come before the joint one (``lora_n_steps`` - 1).
 
-    They see the renders ``rgb`` (B, H, W, C) as they are. The optimiser is the system's own:
-    parameters without a gradient, the generator's, stay where they are.
+    They see the renders ``rgb`` (B, H, W, C) as they are. The optimiser is the system's own, and
+    the critic's parameters alone have a gradient in it: others stay where they are, with their
+    state. What earlier batches have accumulated for the joint step is kept for it.
     """
     losses = getattr(system.guidance, "extra_critic_losses", None)
     if losses is None:
         return
     optimizer = system.optimizers(use_pl_optimizer=False)  # Lightning's would count the steps
     rgb = rgb.detach()
-    for loss in losses(rgb, system.prompt_utils, **batch, rgb_as_latents=rgb_as_latents):
-        if not torch.isfinite(loss):
-            return  # the joint step meets it again, and is counted as not finite
-        optimizer.zero_grad(set_to_none=True)
-        guidance_losses(system, {"loss_lora": loss}).backward()
-        optimizer.step()
+    with _gradients_set_aside(optimizer):
+        for loss in losses(rgb, system.prompt_utils, **batch, rgb_as_latents=rgb_as_latents):
+            if not torch.isfinite(loss):
+                return  # the joint step meets it again, and is counted as not finite
+            optimizer.zero_grad(set_to_none=True)
+            guidance_losses(system, {"loss_lora": loss}).backward()
+            optimizer.step()
+
+
+@contextmanager
+def _gradients_set_aside(optimizer: Optimizer) -> Iterator[None]:
+    """In the block parameters have no gradient but the block's own, so that the optimiser passes
+    over all others; after it they have again what they had before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [parameter.grad for parameter in parameters]
+    optimizer.zero_grad(set_to_none=True)
+    try:
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
 
 
 def log_weights(system: Any) -> None:
