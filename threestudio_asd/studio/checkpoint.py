@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
-from threestudio_asd.studio.foreign import read_weights
+from threestudio_asd.pickles import read_weights, refusal
 
 BATCHES_KEY = "threestudio_asd_batches"
 _KEYS = ("state_dict", "epoch", "global_step")
@@ -37,7 +36,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         checkpoint = _read(path)
     except pickle.UnpicklingError as error:
-        raise UserError(_unpickling_message(path, str(error))) from error
+        told = refusal(path, error)
+        raise UserError(f"the checkpoint {path} {told}" if told else _corrupt(path)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(_corrupt(path)) from error
     if not _is_training_checkpoint(checkpoint):
@@ -160,15 +160,4 @@ def _corrupt(path: Path) -> str:
     return (
         f"the checkpoint {path} cannot be read: it is damaged or incomplete."
         " Use another file of the trial's ckpts/ folder."
-    )
-
-
-def _unpickling_message(path: Path, reason: str) -> str:
-    found = re.search(r"GLOBAL (\S+)", reason)  # the name that the file asks to import
-    if found is None:
-        return _corrupt(path)
-    return (
-        f"the checkpoint {path} holds more than tensors and plain values ({found.group(1)});"
-        " loading it could run code from the file, so it is refused. Save its state_dict, epoch"
-        " and global_step as plain values in an environment that trusts it."
     )

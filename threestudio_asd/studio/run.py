@@ -57,7 +57,7 @@ def run(
         log.quiet_lightning()
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
-    check_system(cfg, export=args.export)
+    check_system(cfg, export=args.export, train=args.train)
     data = find(cfg.data_type)(cfg.data)
     checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
     if args.train and checkpoint is not None and "optimizer_states" not in checkpoint:
