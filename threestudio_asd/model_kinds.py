@@ -66,6 +66,11 @@ def _other_class(part: str, known: str) -> Callable[[Configs], str]:
     return sign
 
 
+def _more_embeddings(configs: Configs) -> str:
+    keys = ("addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim")
+    return next(filter(None, (_has("unet", key)(configs) for key in keys)), "")
+
+
 def _other_text_encoder(configs: Configs) -> str:
     kind = configs.get("text_encoder", {}).get("model_type", _TEXT)
     return "" if kind.startswith(_TEXT) else f"model_type is {kind}"
@@ -169,7 +174,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "a model with additional embeddings",
         "unet",
-        lambda c: _has("unet", "addition_embed_type")(c) or _has("unet", "encoder_hid_dim_type")(c),
+        _more_embeddings,
         "wants more than (x_t, t, text)",
     ),
     Kind(

@@ -35,7 +35,10 @@ UNETS = {
         "projection_class_embeddings_input_dim": 64,
     },
     "a Kandinsky 2": {"addition_embed_type": "image", "encoder_hid_dim": 24},
-    "a model with an image encoder": {"encoder_hid_dim_type": "ip_image_proj"},
+    "a model with an image encoder": {
+        "encoder_hid_dim_type": "image_proj",
+        "encoder_hid_dim": 24,
+    },
     "a DeepFloyd IF model": {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 24},
     "a model with additional embeddings": {
         "addition_embed_type": "text",
@@ -135,7 +138,7 @@ def test_a_critic_of_another_kind_is_refused(copy):
 
 def test_a_configuration_that_is_no_json_is_told(copy):
     (copy / "unet/config.json").write_text("{")
-    with pytest.raises(UserError, match="unet/config.json cannot be read"):
+    with pytest.raises(UserError, match=r"unet/config\.json cannot be read"):
         resolve_model(copy)
 
 
