@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from threestudio_asd import __version__, homes, stop
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import full_disk
 
 PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
 
@@ -94,6 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--verbose" in argv:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        told = full_disk(error)
+        if told is None or "--verbose" in argv:
+            raise
+        print(f"error: {told}. Make room, and run it again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

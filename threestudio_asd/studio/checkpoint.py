@@ -2,14 +2,15 @@
 
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from threestudio_asd.errors import UserError
-from threestudio_asd.files import written_whole
+from threestudio_asd.errors import DiskFullError, UserError
+from threestudio_asd.files import full_disk, written_whole
 from threestudio_asd.pickles import read_weights, refusal
 
 BATCHES_KEY = "threestudio_asd_batches"
@@ -20,6 +21,39 @@ def save_atomically(payload: Any, path: str | os.PathLike) -> None:
     """``torch.save``; whatever interrupts it, ``path`` is the old file or the complete new one."""
     with written_whole(path) as partial:
         torch.save(payload, partial)
+
+
+@contextmanager
+def full_disk_told(folder: Path | None, go_on: str) -> Iterator[None]:
+    """For a block that writes checkpoints into ``folder`` (None: it writes none) and other files.
+
+    Args:
+        go_on: what to do for the work to go on from ``last.ckpt`` in ``folder``, a sentence.
+
+    Raises:
+        DiskFullError: No room is left, whichever library said so; the message names the disk, the
+            last whole checkpoint and how to go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = full_disk(error)
+        if found is None:
+            raise
+        raise DiskFullError(f"{found}. {_kept(folder, go_on)}") from error
+
+
+def _kept(folder: Path | None, go_on: str) -> str:
+    if folder is None:
+        return f"Make room. {go_on}"
+    last = folder / "last.ckpt"
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        return "No checkpoint is kept: make room and start again."
+    newest = found[-1]
+    step = int(load_checkpoint(newest)["global_step"])
+    go_on = go_on.replace(str(last), str(newest))
+    return f"{newest} is kept, with all of step {step}. Make room. {go_on}"
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
