@@ -83,14 +83,33 @@ def room_for(path: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         folders = (path.parent, Path(tempfile.gettempdir()))  # encoders write there first
-        found = full_disk(error) or next(filter(None, map(_probed, folders)), None)
+        found = full_disk(error, *folders) or next(filter(None, map(_probed, folders)), None)
         if found is None:
             raise
         raise DiskFullError(f"no room for {path}: {found}.") from error
 
 
-def full_disk(error: BaseException) -> str | None:
-    """Which file system is full, as a clause, if ``error`` or what led to it says that one is."""
+@contextmanager
+def written_in_place(path: str | os.PathLike) -> Iterator[None]:
+    """For a block that writes ``path`` itself: if there is no room for it, no part of it is left.
+
+    Raises:
+        DiskFullError: There is no room for it.
+    """
+    try:
+        with room_for(path):
+            yield
+    except DiskFullError:
+        Path(path).unlink(missing_ok=True)
+        raise
+
+
+def full_disk(error: BaseException, *folders: Path) -> str | None:
+    """Which file system is full, as a clause, if ``error`` or what led to it says that one is.
+
+    Args:
+        folders: where it may be, if the error does not tell.
+    """
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
@@ -100,8 +119,10 @@ def full_disk(error: BaseException) -> str | None:
         number = error.errno if isinstance(error, OSError) else None
         texts = (n for n in _FULL if os.strerror(n) in str(error))
         if number := number if number in _FULL else next(texts, None):
-            name = getattr(error, "filename", None)
-            return _described(Path(name).parent if isinstance(name, str) else Path.cwd(), number)
+            if isinstance(name := getattr(error, "filename", None), str):
+                return _described(Path(name).parent, number)
+            probed = next(filter(None, map(_probed, folders)), None)
+            return probed or _described(folders[0] if folders else Path.cwd(), number)
         error = error.__cause__ or error.__context__
     return None
 

@@ -24,11 +24,12 @@ def save_atomically(payload: Any, path: str | os.PathLike) -> None:
 
 
 @contextmanager
-def full_disk_told(folder: Path | None, go_on: str) -> Iterator[None]:
-    """For a block that writes checkpoints into ``folder`` (None: it writes none) and other files.
+def full_disk_told(trial: Path, go_on: str, trains: bool = True) -> Iterator[None]:
+    """For a block that writes into the folder ``trial``.
 
     Args:
-        go_on: what to do for the work to go on from ``last.ckpt`` in ``folder``, a sentence.
+        go_on: what to do for the work to go on from ``ckpts/last.ckpt`` there, a sentence.
+        trains: whether it writes checkpoints.
 
     Raises:
         DiskFullError: No room is left, whichever library said so; the message names the disk, the
@@ -37,15 +38,14 @@ def full_disk_told(folder: Path | None, go_on: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = full_disk(error)
+        found = full_disk(error, trial)
         if found is None:
             raise
-        raise DiskFullError(f"{found}. {_kept(folder, go_on)}") from error
+        kept = _kept(trial / "ckpts", go_on) if trains else f"Make room. {go_on}"
+        raise DiskFullError(f"{found}. {kept}") from error
 
 
-def _kept(folder: Path | None, go_on: str) -> str:
-    if folder is None:
-        return f"Make room. {go_on}"
+def _kept(folder: Path, go_on: str) -> str:
     last = folder / "last.ckpt"
     found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     if not found:

@@ -89,13 +89,13 @@ def run(
     elif not args.train and cfg.system.get("weights") is None:
         log.warn("no resume=...: this evaluates an untrained system.")
     if args.train:
-        with full_disk_told(last.parent, go_on):
+        with full_disk_told(trial, go_on):
             _train(trainer, system, data, cfg, source, trial, stopper)
         return stopper.signum
     if cfg.resume is not None:
         system.set_resume_status(*progress)
     task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
-    with clear_errors(), full_disk_told(None, "Run the same command again."):
+    with clear_errors(), full_disk_told(trial, "Run the same command again.", trains=False):
         task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     return None
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.files import room_for, written_whole
+from threestudio_asd.files import written_in_place, written_whole
 from threestudio_asd.stop import held
 from threestudio_asd.studio import images
 from threestudio_asd.studio.checkpoint import save_atomically
@@ -125,7 +125,7 @@ class SaverMixin:
         if img.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"save_image takes uint8 or uint16 values, not {img.dtype}")
         path = self.get_save_path(filename)
-        with held(), room_for(path):
+        with held(), written_in_place(path):
             imageio.imwrite(path, img)
         return path
 
@@ -134,7 +134,7 @@ class SaverMixin:
         data = self.convert_data(data)
         suffix, write = (".npz", np.savez) if isinstance(data, dict) else (".npy", np.save)
         path = self.get_save_path(filename if filename.endswith(suffix) else filename + suffix)
-        with held(), room_for(path):
+        with held(), written_in_place(path):
             write(path, **data) if isinstance(data, dict) else write(path, data)
         return path
 
@@ -240,7 +240,7 @@ class SaverMixin:
     def save_file(self, filename: str, src_path: str | os.PathLike) -> str:
         """A copy of ``src_path``."""
         path = self.get_save_path(filename)
-        with held(), room_for(path):
+        with held(), written_in_place(path):
             return shutil.copyfile(src_path, path)
 
     def save_json(self, filename: str, payload: Any) -> str:
@@ -269,14 +269,14 @@ class SaverMixin:
 
     def _write(self, filename: str, image: np.ndarray) -> str:
         path = self.get_save_path(filename)
-        with held(), room_for(path):
+        with held(), written_in_place(path):
             # Of JPEG; other formats take no notice.
             Image.fromarray(image).save(path, quality=95, subsampling=0)
         return path
 
     def _write_text(self, filename: str, text: str) -> str:
         path = self.get_save_path(filename)
-        with held(), room_for(path):
+        with held(), written_in_place(path):
             Path(path).write_text(text)
         return path
 
