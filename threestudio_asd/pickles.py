@@ -24,7 +24,7 @@ _TENSORS = {
 }
 
 
-_PLAIN = (torch.Tensor, Mapping, list, tuple, str, bytes, int, float, bool, type(None))
+_PLAIN = (torch.Tensor, str, bytes, int, float, bool, type(None))
 
 
 class _Nothing:
@@ -67,14 +67,13 @@ def read_weights(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: found[key] for key in keys if key in found}
 
 
-def plain(value: Any) -> Any:
-    """``value`` without what is neither a tensor nor a plain value, at any depth of dicts and
-    lists; dicts lose such entries, lists become shorter."""
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` holds nothing but tensors and plain values, at any depth."""
     if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items() if _is_plain(k) and _is_plain(v)}
+        return all(is_plain(key) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value if _is_plain(v)]
-    return value
+        return all(map(is_plain, value))
+    return isinstance(value, _PLAIN)
 
 
 def refusal(path: str | Path, error: Exception) -> str | None:
@@ -90,10 +89,6 @@ def refusal(path: str | Path, error: Exception) -> str | None:
         "from the file, so it is refused. To keep its tensors and plain values, which runs "
         f"nothing: {shlex.join(command)}"
     )
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN)
 
 
 class _Module:

@@ -53,6 +53,12 @@ def _doctor(argv: Sequence[str]) -> int:
     return doctor.main(argv)
 
 
+def _convert(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import convert
+
+    convert.main(argv)
+
+
 def _upstream(argv: Sequence[str]) -> int:
     from threestudio_asd.cli import upstream
 
@@ -68,6 +74,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
     "upstream": ("run an unmodified threestudio checkout, on a CPU too", _upstream),
+    "convert": ("rid a file of weights of the objects that it holds, running none", _convert),
     "doctor": ("show what is here, what is missing and how to mend it", _doctor),
 }
 
