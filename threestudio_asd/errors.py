@@ -20,6 +20,10 @@ class ConfigKeyError(UserError, TypeError):
     """A config holds a key that nothing reads, or a value of the wrong type."""
 
 
+class DiskFullError(UserError, OSError):
+    """A disk has no room for what was to be written."""
+
+
 class NotRegisteredError(UserError, KeyError):
     """A config names a module that no one registered."""
 

@@ -6,18 +6,20 @@ once, for models that are nowhere on this machine, and a model that cannot be ha
 """
 
 import errno
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from threading import Thread
 
-from threestudio_asd import homes
+from threestudio_asd import homes, model_kinds
 from threestudio_asd.errors import UserError
+from threestudio_asd.model_files import component_files, file_names
+from threestudio_asd.model_files import content_hash as content_hash
 
 #: The parts of a text-to-image model in Stable Diffusion's folder format that we read.
 STABLE_DIFFUSION = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -39,12 +41,9 @@ STABLE_DIFFUSION_ADVICE = (
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SHARD = r"(-\d{5}-of-\d{5})?"
-_WEIGHTS = (
-    re.compile(rf"(diffusion_pytorch_model|model){_SHARD}\.safetensors"),
-    re.compile(rf"(diffusion_pytorch_model|pytorch_model){_SHARD}\.bin"),
-)
-_WEIGHTLESS = ("tokenizer", "scheduler")
+# Files that hold a whole model, a UNet or a LoRA.
+_SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_FOREIGN = {".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow", ".gguf": "GGUF"}
 # What the system says of a file that it does not take.
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
@@ -67,15 +66,31 @@ def resolve_model(
     Raises:
         UserError: The model cannot be had; within 20 seconds.
     """
-    try:
+    with _advised(advice):
         folder = homes.expanded(path_or_id)
         if folder.is_dir():
             return _checked(folder, components)
-        if not _HUB_ID.fullmatch(str(path_or_id)):
-            raise UserError(f"There is no such folder: '{path_or_id}'.")
+        _require_hub_id(path_or_id)
         return _from_hub(str(path_or_id), components)
-    except UserError as error:
-        raise UserError(f"{error} {advice}") from error.__cause__
+
+
+def require_model(
+    path_or_id: str | Path,
+    components: Sequence[str] = STABLE_DIFFUSION,
+    advice: str = STABLE_DIFFUSION_ADVICE,
+) -> Path | None:
+    """What ``resolve_model`` raises, as far as it can be told without downloading weights.
+
+    Returns:
+        The model's folder if it is on this machine already.
+    """
+    with _advised(advice):
+        whereabouts(path_or_id, components)
+    folder, hub_id = homes.expanded(path_or_id), str(path_or_id)
+    if folder.is_dir():
+        return folder
+    ids = (hub_id, MOVED.get(hub_id))
+    return next((found for i in ids if i and (found := _cached(i, components))), None)
 
 
 def whereabouts(
@@ -84,18 +99,18 @@ def whereabouts(
     offline: bool = False,
 ) -> str:
     """Where ``resolve_model`` would find a model: "local folder", "hub cache" or "hub"; a
-    mirror is named. Nothing is downloaded; ``offline`` does not ask the hub.
+    mirror is named. No weights are downloaded; ``offline`` does not ask the hub.
 
     Raises:
-        UserError: Nowhere; the message says why.
+        UserError: Nowhere, or it is no teacher; the message says why.
     """
     folder, hub_id = homes.expanded(path_or_id), str(path_or_id)
     if folder.is_dir():
         _checked(folder, components)
         return "local folder"
-    if not _HUB_ID.fullmatch(hub_id):
-        raise UserError(f"There is no such folder: '{path_or_id}'.")
-    if _cached(hub_id, components):
+    _require_hub_id(path_or_id)
+    if found := _cached(hub_id, components):
+        _checked(found, components)
         return "hub cache"
     if hub_id in MOVED:
         return f"{whereabouts(MOVED[hub_id], components, offline)} as {MOVED[hub_id]}"
@@ -117,55 +132,58 @@ def hub_cache() -> homes.Cache:
     )
 
 
-def component_files(names: Iterable[str], component: str) -> list[str]:
-    """Of a model's file names, those that loading ``component`` reads, sorted.
-
-    Configuration and vocabulary, plus one set of weights: safetensors before .bin, full precision
-    before variants such as ``.fp16``. Empty if the component is absent or incomplete.
-    """
-    prefix = f"{component}/" if component else ""
-    local = sorted(n[len(prefix) :] for n in names if n.startswith(prefix))
-    local = [n for n in local if "/" not in n]
-    texts = [n for n in local if n.endswith((".json", ".txt", ".model"))]
-    weights = next((w for p in _WEIGHTS if (w := [n for n in local if p.fullmatch(n)])), [])
-    if not texts or not (weights or component in _WEIGHTLESS):
-        return []
-    return [prefix + n for n in sorted(texts + weights)]
+@contextmanager
+def _advised(advice: str) -> Iterator[None]:
+    """Errors of the block end with ``advice``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} {advice}") from error.__cause__
 
 
-def content_hash(folder: Path, components: Sequence[str]) -> str:
-    """SHA-256 over the files that loading ``components`` reads: equal content, equal hash."""
-    digest = hashlib.sha256()
-    names = _names(folder)
-    for name in (n for component in components for n in component_files(names, component)):
-        file = folder / name
-        status = file.stat()
-        digest.update(name.encode() + b"\0")
-        digest.update(_file_hash(file.resolve(), status.st_size, status.st_mtime_ns))
-    return digest.hexdigest()
+def _require_hub_id(path_or_id: str | Path) -> None:
+    """Raises UserError if what is no folder here is no name of a model on the hub either."""
+    text, file = str(path_or_id), homes.expanded(path_or_id)
+    if file.is_file():
+        raise UserError(f"'{text}' is one file, not a model folder. {_single_file(text)}")
+    if file.suffix in _SINGLE:
+        raise UserError(f"There is no such file: '{text}'. (Nor would one do: {_single_file(text)}")
+    if not _HUB_ID.fullmatch(text):
+        raise UserError(f"There is no such folder: '{text}'.")
 
 
-@lru_cache(maxsize=256)
-def _file_hash(file: Path, size: int, mtime_ns: int) -> bytes:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.digest()
-
-
-def _names(folder: Path) -> list[str]:
-    files = (*folder.glob("*"), *folder.glob("*/*"))
-    return [file.relative_to(folder).as_posix() for file in files if file.is_file()]
+def _single_file(file: str) -> str:
+    return (
+        f"A model or a UNet in one file is given as system.guidance.ckpt_path={file} (of "
+        "stable-diffusion-asd-guidance), a LoRA as system.guidance.LoRA_path, beside the model "
+        "that it was made from as pretrained_model_name_or_path."
+    )
 
 
 def _checked(folder: Path, components: Sequence[str]) -> Path:
-    if lacking := _lacking(_names(folder), components):
+    names = file_names(folder)
+    configs = model_kinds.read_configs(folder, ("", *components))
+    if lacking := _lacking(names, components):
         raise UserError(
             f"The model folder {folder} lacks {lacking} (each holds a configuration, and weights "
-            "as .safetensors or .bin)."
+            f"as .safetensors or .bin).{_guess(folder, names, configs)}"
         )
+    model_kinds.require_teacher(folder, configs)
     return folder
+
+
+def _guess(folder: Path, names: Sequence[str], configs: model_kinds.Configs) -> str:
+    """What a folder that is no model may be, as a sentence after another, or ""."""
+    singles = [n for n in names if "/" not in n and n.endswith(_SINGLE)]
+    foreign = {kind for n in names for suffix, kind in _FOREIGN.items() if n.endswith(suffix)}
+    guess = model_kinds.pipeline(names, configs.get("", {}))
+    if not guess and foreign:
+        guess = f"Its weights are those of {' and '.join(sorted(foreign))}, which are not read."
+    elif not guess and "config.json" in names and singles:
+        guess = f"It holds one network: {_single_file(str(folder))}"
+    elif not guess and singles:
+        guess = f"{_single_file(str(folder / singles[0]))}"
+    return f" {guess}" if guess else ""
 
 
 def _lacking(names: Sequence[str], components: Sequence[str]) -> str:
@@ -174,7 +192,7 @@ def _lacking(names: Sequence[str], components: Sequence[str]) -> str:
 
 def _from_hub(hub_id: str, components: Sequence[str]) -> Path:
     if folder := _cached(hub_id, components):
-        return folder
+        return _checked(folder, components)
     if hub_id not in MOVED:
         return _download(hub_id, components)
     _tell_moved(hub_id)
@@ -202,7 +220,7 @@ def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
         except LocalEntryNotFoundError as error:
             # Incomplete is what lacks any of the model's files; we download those that we read.
             folder = getattr(error, "snapshot_path", None)
-        if folder and not _lacking(_names(Path(folder)), components):
+        if folder and not _lacking(file_names(Path(folder)), components):
             return Path(folder)
     return None
 
@@ -216,7 +234,7 @@ def _download(hub_id: str, components: Sequence[str]) -> Path:
     if folder != cache.usual:  # the transfer keeps chunks, which has a variable of its own
         os.environ.setdefault("HF_XET_CACHE", str(folder / "xet"))
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=files, cache_dir=folder))
+        found = Path(snapshot_download(hub_id, allow_patterns=files, cache_dir=folder))
     except Exception as error:
         if getattr(error, "errno", None) in _UNWRITTEN:
             raise UserError(
@@ -224,14 +242,37 @@ def _download(hub_id: str, components: Sequence[str]) -> Path:
                 f"{cache.remedy}."
             ) from error
         raise _unreachable(hub_id, error) from error
+    model_kinds.require_teacher(hub_id, model_kinds.read_configs(found, components))
+    return found
 
 
 def _list_hub(hub_id: str, components: Sequence[str]) -> list[str]:
-    """The files to download of a model on the hub."""
+    """The files to download of a model on the hub; raises UserError if it is of another kind."""
     names = _ask_hub(hub_id)
+    configs = _hub_configs(hub_id, names, components)
     if lacking := _lacking(names, components):
-        raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}.")
+        guess = model_kinds.pipeline(names, configs.get("", {}))
+        raise UserError(f"The model '{hub_id}' on the hub lacks {lacking}. {guess}".rstrip())
+    model_kinds.require_teacher(hub_id, configs)
     return [name for part in components for name in component_files(names, part)]
+
+
+def _hub_configs(
+    hub_id: str, names: Sequence[str], components: Sequence[str]
+) -> dict[str, model_kinds.Config]:
+    """A model's configurations, a few kilobytes, ahead of its weights; those that can be had."""
+    from huggingface_hub import hf_hub_download
+
+    folder, found = hub_cache().folder(), {}
+    for part in ("", *components):
+        if (name := model_kinds.config_file(part)) not in names:
+            continue
+        try:
+            file = hf_hub_download(hub_id, name, cache_dir=folder, etag_timeout=HUB_TIMEOUT / 2)
+        except Exception:  # the download of the weights fails of the same, and tells why
+            continue
+        found[part] = model_kinds.read_config(Path(file))
+    return found
 
 
 def _ask_hub(hub_id: str) -> list[str]:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threestudio_asd.model_files import variant_of
+
 #: The sub-folders that an embedding depends on.
 TEXT_COMPONENTS = ("tokenizer", "text_encoder")
 
@@ -64,7 +66,8 @@ class TextEncoder:
         logging.disable_progress_bar()
         try:
             folder = str(self.folder / "text_encoder")
-            model = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+            variant = variant_of(self.folder, "text_encoder")
+            model = CLIPTextModel.from_pretrained(folder, dtype=torch.float32, variant=variant)
         finally:
             if bars:
                 logging.enable_progress_bar()

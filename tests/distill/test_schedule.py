@@ -11,6 +11,8 @@ from threestudio_asd.distill.schedule import (
     to_epsilon,
     to_x0,
 )
+from threestudio_asd.distill.timesteps import TimestepRange
+from threestudio_asd.distill.weighting import WEIGHTINGS, weight
 from threestudio_asd.errors import UserError
 
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -74,10 +76,63 @@ def test_coefficients_follow_the_dtype_of_the_latents():
 
 
 def test_bad_schedules_and_names_are_refused():
-    with pytest.raises(UserError, match="zero terminal SNR"):
-        NoiseSchedule(torch.tensor([0.9, 0.5, 0.0]))
+    for values, message in (
+        ([0.9, 0.5, -0.1], "must lie in"),
+        ([1.1, 0.5, 0.1], "must lie in"),
+        ([0.9, float("nan"), 0.1], "must lie in"),
+        ([0.9, 0.0, 0.1], "at the last timesteps only"),
+        ([0.0, 0.0], "at the last timesteps only"),
+    ):
+        with pytest.raises(UserError, match=message):
+            NoiseSchedule(torch.tensor(values))
     x = torch.zeros(1, 1, 1, 1)
     t = torch.tensor([3])
     for convert in (to_epsilon, from_epsilon, to_x0):
         with pytest.raises(UserError, match="'velocity'; choose one of: epsilon, v_prediction"):
             convert(SCHEDULE, x, x, t, "velocity")
+
+
+@pytest.fixture
+def zero_terminal():
+    """Stable Diffusion's levels, rescaled to end in pure noise, as diffusers does it."""
+    theirs = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+    )
+    assert theirs.alphas_cumprod[-1] == 0
+    return NoiseSchedule(theirs.alphas_cumprod)
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_pure_noise_at_the_last_level_is_finite_everywhere(zero_terminal, prediction_type):
+    x0, noise = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 3, 5)
+    t = torch.tensor([998, 999])
+    x_t = zero_terminal.add_noise(x0, noise, t)
+    torch.testing.assert_close(x_t[1], noise[1])
+    velocity = zero_terminal.alpha(t, x0) * noise - zero_terminal.sigma(t, x0) * x0
+    prediction = {"v_prediction": velocity, "sample": x0}[prediction_type]
+    epsilon = to_epsilon(zero_terminal, prediction, x_t, t, prediction_type)
+    torch.testing.assert_close(epsilon, noise, rtol=1e-4, atol=1e-4)
+    assert from_epsilon(zero_terminal, epsilon, x_t, t, prediction_type).isfinite().all()
+    if prediction_type == "v_prediction":  # which still says all of x_0
+        torch.testing.assert_close(to_x0(zero_terminal, prediction, x_t, t, prediction_type), x0)
+    assert to_x0(zero_terminal, epsilon, x_t, t, "epsilon").isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sds", "uniform", "fantasia3d", "asd"])
+def test_weights_of_pure_noise_are_finite(zero_terminal, name):
+    w = weight(name, zero_terminal, torch.tensor([0, 500, 998, 999]), torch.zeros(1))
+    assert w.isfinite().all()
+    abar = zero_terminal.alphas_cumprod[500].view(1)
+    torch.testing.assert_close(w[1].flatten(), WEIGHTINGS.get(name)(abar))
+
+
+def test_the_level_of_pure_noise_is_left_out(zero_terminal):
+    assert (SCHEDULE.last_step, zero_terminal.last_step) == (999, 998)
+    assert zero_terminal.num_timesteps == 1000
+    whole = TimestepRange.from_percent(1000, 0.0, 1.0)
+    assert whole.up_to(998) == TimestepRange(0, 998)
+    assert TimestepRange(999, 999).up_to(998) == TimestepRange(998, 998)
+    assert TimestepRange(20, 980).up_to(998) == TimestepRange(20, 980)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from threestudio_asd import __version__, homes, stop
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import full_disk
 
 PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
 
@@ -52,6 +53,12 @@ def _doctor(argv: Sequence[str]) -> int:
     return doctor.main(argv)
 
 
+def _convert(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import convert
+
+    convert.main(argv)
+
+
 def _upstream(argv: Sequence[str]) -> int:
     from threestudio_asd.cli import upstream
 
@@ -67,6 +74,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
     "upstream": ("run an unmodified threestudio checkout, on a CPU too", _upstream),
+    "convert": ("rid a file of weights of the objects that it holds, running none", _convert),
     "doctor": ("show what is here, what is missing and how to mend it", _doctor),
 }
 
@@ -94,6 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--verbose" in argv:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        told = full_disk(error)
+        if told is None or "--verbose" in argv:
+            raise
+        print(f"error: {told}. Make room, and run it again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ Given x_t, each is an affine function of any other.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+
+#: In place of 0 where it is divided by abar: the value that diffusers' Euler scheduler takes.
+LEAST_ABAR = 2.0**-24
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
@@ -29,22 +33,32 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 class NoiseSchedule:
     """A discrete variance-preserving schedule.
 
+    With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) the last level is pure noise: abar is
+    0 there, x_t says nothing about x_0 and an epsilon nothing about x_0 or v. Such a level is never
+    drawn (``last_step``); what divides by its alpha is finite all the same.
+
     Args:
-        alphas_cumprod: abar_t for t = 0 .. T-1, each in (0, 1]: the share of the signal's power.
+        alphas_cumprod: abar_t for t = 0 .. T-1: the share of the signal's power, in (0, 1] but for
+            the last levels, which may be 0.
 
     Raises:
-        UserError: A value lies outside (0, 1]. At abar = 0 (zero terminal SNR) x_t says nothing
-            about x_0 and an epsilon cannot be turned into x_0 or v.
+        UserError: A value lies outside [0, 1], no level holds any signal, or one without lies
+            between others.
     """
 
     alphas_cumprod: Float[Tensor, " T"]
 
     def __post_init__(self) -> None:
         abar = self.alphas_cumprod
-        if not bool(((abar > 0) & (abar <= 1)).all()):
+        if not bool(((abar >= 0) & (abar <= 1)).all()):
             raise UserError(
-                f"alphas_cumprod must lie in (0, 1]; got [{abar.min():g}, {abar.max():g}]. "
-                "Use a model with a variance-preserving schedule and without zero terminal SNR."
+                f"alphas_cumprod must lie in [0, 1]; got [{abar.min():g}, {abar.max():g}]. "
+                "Use a model with a variance-preserving schedule."
+            )
+        if self.last_step < 0 or not bool((abar[: self.last_step + 1] > 0).all()):
+            raise UserError(
+                "alphas_cumprod may be 0 (pure noise) at the last timesteps only. "
+                "Use a model whose noise grows with t."
             )
 
     @classmethod
@@ -63,6 +77,13 @@ class NoiseSchedule:
         """T."""
         return self.alphas_cumprod.shape[0]
 
+    @cached_property
+    def last_step(self) -> int:
+        """The last timestep at which x_t holds any signal: T-1, or before with zero terminal SNR;
+        -1 if none does."""
+        with_signal = torch.nonzero(self.alphas_cumprod > 0)
+        return int(with_signal.max()) if len(with_signal) else -1
+
     def to(self, device: torch.device | str) -> "NoiseSchedule":
         """The same schedule on another device."""
         return NoiseSchedule(self.alphas_cumprod.to(device))
@@ -79,6 +100,10 @@ class NoiseSchedule:
         """sigma_t = sqrt(1 - abar_t)."""
         return (1.0 - self._at(t)).sqrt().to(like)
 
+    def divisor(self, t: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "B 1 1 1"]:
+        """alpha_t, and where that is 0 its least value: what may be divided by."""
+        return positive(self._at(t)).sqrt().to(like)
+
     def add_noise(
         self,
         x0: Float[Tensor, "B C H W"],
@@ -90,6 +115,11 @@ class NoiseSchedule:
 
     def _at(self, t: Int[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
         return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+
+
+def positive(abar: Tensor) -> Tensor:
+    """``abar`` with ``LEAST_ABAR`` in place of 0."""
+    return abar.where(abar > 0, LEAST_ABAR)
 
 
 def check_prediction_type(prediction_type: str) -> None:
@@ -128,12 +158,12 @@ def from_epsilon(
     """The inverse of ``to_epsilon``: v = (eps - sigma x_t)/alpha, x_0 = (x_t - sigma eps)/alpha.
 
     Both divide by alpha_t: an error of epsilon grows by 1 / alpha_t (15 at t = 999 of Stable
-    Diffusion's schedule).
+    Diffusion's schedule). Pure noise (alpha_t = 0) leaves them undetermined; the result is finite.
     """
     check_prediction_type(prediction_type)
     if prediction_type == "epsilon":
         return epsilon
-    alpha, sigma = schedule.alpha(t, x_t), schedule.sigma(t, x_t)
+    alpha, sigma = schedule.divisor(t, x_t), schedule.sigma(t, x_t)
     if prediction_type == "v_prediction":
         return (epsilon - sigma * x_t) / alpha
     return (x_t - sigma * epsilon) / alpha

@@ -51,6 +51,10 @@ class TimestepRange:
             min(int(num_timesteps * max_step_percent), last),
         )
 
+    def up_to(self, last_step: int) -> "TimestepRange":
+        """The same range without the timesteps after ``last_step``."""
+        return TimestepRange(min(self.min_step, last_step), min(self.max_step, last_step))
+
     def sample(
         self,
         batch_size: int,

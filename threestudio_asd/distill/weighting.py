@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd.distill.registry import Registry
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.schedule import NoiseSchedule, positive
 
 Weighting = Callable[[Tensor], Tensor]
 WEIGHTINGS: Registry[Weighting] = Registry("weighting strategy")
@@ -39,5 +39,8 @@ register_weighting("asd")(lambda abar: ((1.0 - abar) / abar).sqrt())
 def weight(
     name: str, schedule: NoiseSchedule, t: Int[Tensor, " B"], like: Tensor
 ) -> Float[Tensor, "B 1 1 1"]:
-    """w(t) with the dtype and device of ``like``; raises ``NotRegisteredError`` on a wrong name."""
-    return WEIGHTINGS.get(name)(schedule.abar(t, like.float())).to(like)
+    """w(t) with the dtype and device of ``like``, finite at pure noise (abar = 0), too.
+
+    Raises ``NotRegisteredError`` on a wrong name.
+    """
+    return WEIGHTINGS.get(name)(positive(schedule.abar(t, like.float()))).to(like)

@@ -20,7 +20,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
-from .checks import checked, choices
+from .checks import checked, choices, require_models
 from .conditions import Conditions
 from .distilled import Distilled
 from .memory import save_memory
@@ -98,6 +98,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """A UNet or a whole model whose weights replace the teacher's; file or folder."""
 
     cfg: Config
+    require_usable = staticmethod(require_models)
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -143,19 +144,25 @@ class StableDiffusionASDGuidance(host.BaseModule):
             None if value is None else float(host.C(value, epoch, global_step))
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
         )
-        self.timesteps = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, low, high)
+        self.timesteps = self._between(low, high)
         self.grad_clip_val = clip
 
     def set_min_max_steps(
         self, min_step_percent: float | None = None, max_step_percent: float | None = None
     ) -> None:
         """Move the range of t for the current step, fractions in [0, 1]; None keeps an edge."""
-        total, edges = self.teacher.schedule.num_timesteps, {}
+        edges = {}
         if min_step_percent is not None:
-            edges["min_step"] = TimestepRange.from_percent(total, min_step_percent, 1.0).min_step
+            edges["min_step"] = self._between(min_step_percent, 1.0).min_step
         if max_step_percent is not None:
-            edges["max_step"] = TimestepRange.from_percent(total, 0.0, max_step_percent).max_step
+            edges["max_step"] = self._between(0.0, max_step_percent).max_step
         self.timesteps = dataclasses.replace(self.timesteps, **edges)
+
+    def _between(self, low: float, high: float) -> TimestepRange:
+        """Timesteps between two fractions of the teacher's, pure noise left out."""
+        schedules = [self.teacher.schedule, *([self.critic.schedule] if self.critic else [])]
+        steps = TimestepRange.from_percent(schedules[0].num_timesteps, low, high)
+        return steps.up_to(min(schedule.last_step for schedule in schedules))
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] of any size, resized to the teacher's own."""
@@ -176,7 +183,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         if self.critic is None or self.share_noise:
             return draw, None
         batch *= self.cfg.lora_n_timestamp_samples
-        all_steps = TimestepRange.from_percent(self.teacher.schedule.num_timesteps, 0.0, 1.0)
+        all_steps = self._between(0.0, 1.0)
         noise = torch.randn(batch, *latents.shape[1:], device=device)
         return draw, Draw(all_steps.sample(batch, device), noise)
 

@@ -17,6 +17,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
 from .asd import StableDiffusionASDGuidance
+from .checks import require_models
 
 # Keys of threestudio that would silently do nothing -> what to do instead.
 _UNIMPLEMENTED = {
@@ -52,6 +53,7 @@ class OnASD:
 
     cfg: Any
     asd: StableDiffusionASDGuidance
+    require_usable = staticmethod(require_models)
 
     @property
     def teacher(self) -> StableDiffusionTeacher:

@@ -9,6 +9,9 @@ from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import require_model
+from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
+from threestudio_asd.teachers.weights import Checkpoint
 
 CAMERAS = ("extrinsics", "mvp", "none")
 # Keys of threestudio and the fork that would silently do nothing -> what to do instead.
@@ -52,6 +55,22 @@ def checked(cfg: Any, device: torch.device) -> tuple[Method, CriticSettings]:
     _check_counts(cfg)
     WEIGHTINGS.get(cfg.weighting_strategy)
     return METHODS.get(cfg.method), CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+
+
+def require_models(cfg: Any) -> None:
+    """Whether the models that the guidance config ``cfg`` names can be taught from: asked before
+    anything is written, without reading or downloading weights.
+
+    Raises:
+        UserError: A model that cannot be had or is of another kind, or a checkpoint that does not
+            fit; the message says which and what to do.
+    """
+    folder = require_model(cfg.pretrained_model_name_or_path)
+    other = cfg.get("pretrained_model_name_or_path_lora")
+    if other is not None and not cfg.get("single_model"):
+        require_model(other, ("unet", "scheduler"))
+    if (checkpoint := cfg.get("ckpt_path")) and homes.expanded(checkpoint).exists():
+        require_checkpoint(Checkpoint(checkpoint), folder)
 
 
 def choices(cfg: Any, method: Method) -> list[str]:

@@ -2,16 +2,16 @@
 
 import os
 import pickle
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from threestudio_asd.errors import UserError
-from threestudio_asd.files import written_whole
-from threestudio_asd.studio.foreign import read_weights
+from threestudio_asd.errors import DiskFullError, UserError
+from threestudio_asd.files import full_disk, written_whole
+from threestudio_asd.pickles import read_weights, refusal
 from threestudio_asd.studio.trials import folder_instead, folder_name
 
 BATCHES_KEY = "threestudio_asd_batches"
@@ -22,6 +22,39 @@ def save_atomically(payload: Any, path: str | os.PathLike) -> None:
     """``torch.save``; whatever interrupts it, ``path`` is the old file or the complete new one."""
     with written_whole(path) as partial:
         torch.save(payload, partial)
+
+
+@contextmanager
+def full_disk_told(trial: Path, go_on: str, trains: bool = True) -> Iterator[None]:
+    """For a block that writes into the folder ``trial``.
+
+    Args:
+        go_on: what to do for the work to go on from ``ckpts/last.ckpt`` there, a sentence.
+        trains: whether it writes checkpoints.
+
+    Raises:
+        DiskFullError: No room is left, whichever library said so; the message names the disk, the
+            last whole checkpoint and how to go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = full_disk(error, trial)
+        if found is None:
+            raise
+        kept = _kept(trial / "ckpts", go_on) if trains else f"Make room. {go_on}"
+        raise DiskFullError(f"{found}. {kept}") from error
+
+
+def _kept(folder: Path, go_on: str) -> str:
+    last = folder / "last.ckpt"
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        return "No checkpoint is kept: make room and start again."
+    newest = found[-1]
+    step = int(load_checkpoint(newest)["global_step"])
+    go_on = go_on.replace(str(last), str(newest))
+    return f"{newest} is kept, with all of step {step}. Make room. {go_on}"
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -40,7 +73,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         checkpoint = _read(path)
     except pickle.UnpicklingError as error:
-        raise UserError(_unpickling_message(path, str(error))) from error
+        told = refusal(path, error)
+        raise UserError(f"the checkpoint {path} {told}" if told else _corrupt(path)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(_corrupt(path)) from error
     if not _is_training_checkpoint(checkpoint):
@@ -166,15 +200,4 @@ def _corrupt(path: Path) -> str:
     return (
         f"the checkpoint {path} cannot be read: it is damaged or incomplete."
         " Use another file of the trial's ckpts/ folder."
-    )
-
-
-def _unpickling_message(path: Path, reason: str) -> str:
-    found = re.search(r"GLOBAL (\S+)", reason)  # the name that the file asks to import
-    if found is None:
-        return _corrupt(path)
-    return (
-        f"the checkpoint {path} holds more than tensors and plain values ({found.group(1)});"
-        " loading it could run code from the file, so it is refused. Save its state_dict, epoch"
-        " and global_step as plain values in an environment that trusts it."
     )

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from threestudio_asd.errors import AlreadyRegisteredError, NotRegisteredError
+from threestudio_asd.studio import elsewhere
 
 T = TypeVar("T", bound=type)
 
@@ -64,6 +65,8 @@ def _lookup(name: str) -> type:
             "the config leaves a module's name empty: set data_type, system_type and"
             " system.<part>_type for every part that the system builds."
         )
+    if told := elsewhere.advice(name):
+        raise NotRegisteredError(told)
     near = get_close_matches(name, _modules, n=3, cutoff=0.5)
     parts = [f'nothing is registered as "{name}".']
     if near:

@@ -24,7 +24,12 @@ from threestudio_asd.studio.callbacks import (
     StopWhenNotFinite,
 )
 from threestudio_asd.studio.check import check_system
-from threestudio_asd.studio.checkpoint import batches_seen, load_checkpoint, require_compatible
+from threestudio_asd.studio.checkpoint import (
+    batches_seen,
+    full_disk_told,
+    load_checkpoint,
+    require_compatible,
+)
 from threestudio_asd.studio.config import escape
 from threestudio_asd.studio.device import prepare_cpu
 from threestudio_asd.studio.registry import find
@@ -64,7 +69,7 @@ def run(
         log.quiet_lightning()
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
-    check_system(cfg, export=args.export)
+    check_system(cfg, export=args.export, train=args.train)
     data = find(cfg.data_type)(cfg.data)
     checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
     if args.train and checkpoint is not None and "optimizer_states" not in checkpoint:
@@ -76,7 +81,8 @@ def run(
     log.info("%s", _device_line(args.gpu))
     prepare_cpu()
     last = trial / "ckpts" / "last.ckpt"
-    stopper = StopOnSignal(last, go_on or f"To go on: {_resuming_command(args, trial, last)}")
+    go_on = go_on or f"To go on: {_resuming_command(args, trial, last)}"
+    stopper = StopOnSignal(last, go_on)
     trainer, system = assemble(
         *(cfg, data, trial, cfg.trainer, *_attachments(args, cfg, trial, last, stopper)),
         verbose=args.verbose,
@@ -90,12 +96,13 @@ def run(
     elif not args.train and cfg.system.get("weights") is None:
         log.warn("no resume=...: this evaluates an untrained system.")
     if args.train:
-        _train(trainer, system, data, cfg, source, trial, stopper)
+        with full_disk_told(trial, go_on):
+            _train(trainer, system, data, cfg, source, trial, stopper)
         return stopper.signum
     if cfg.resume is not None:
         system.set_resume_status(*progress)
     task = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
-    with clear_errors():
+    with clear_errors(), full_disk_told(trial, "Run the same command again.", trains=False):
         task(system, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     return None
 

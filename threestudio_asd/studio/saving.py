@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.files import written_whole
+from threestudio_asd.files import written_in_place, written_whole
 from threestudio_asd.stop import held
 from threestudio_asd.studio import images
 from threestudio_asd.studio.checkpoint import save_atomically
@@ -125,7 +125,7 @@ class SaverMixin:
         if img.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"save_image takes uint8 or uint16 values, not {img.dtype}")
         path = self.get_save_path(filename)
-        with held():
+        with held(), written_in_place(path):
             imageio.imwrite(path, img)
         return path
 
@@ -134,7 +134,7 @@ class SaverMixin:
         data = self.convert_data(data)
         suffix, write = (".npz", np.savez) if isinstance(data, dict) else (".npy", np.save)
         path = self.get_save_path(filename if filename.endswith(suffix) else filename + suffix)
-        with held():
+        with held(), written_in_place(path):
             write(path, **data) if isinstance(data, dict) else write(path, data)
         return path
 
@@ -239,8 +239,9 @@ class SaverMixin:
 
     def save_file(self, filename: str, src_path: str | os.PathLike) -> str:
         """A copy of ``src_path``."""
-        with held():
-            return shutil.copyfile(src_path, self.get_save_path(filename))
+        path = self.get_save_path(filename)
+        with held(), written_in_place(path):
+            return shutil.copyfile(src_path, path)
 
     def save_json(self, filename: str, payload: Any) -> str:
         return self._write_text(filename, json.dumps(payload))
@@ -268,24 +269,43 @@ class SaverMixin:
 
     def _write(self, filename: str, image: np.ndarray) -> str:
         path = self.get_save_path(filename)
-        with held():
+        with held(), written_in_place(path):
             # Of JPEG; other formats take no notice.
             Image.fromarray(image).save(path, quality=95, subsampling=0)
         return path
 
     def _write_text(self, filename: str, text: str) -> str:
         path = self.get_save_path(filename)
-        with held():
+        with held(), written_in_place(path):
             Path(path).write_text(text)
         return path
 
 
 def _write_video(path: str, frames: list[np.ndarray], fps: int | float) -> str:
-    # H.264 needs even sizes; imageio's default of 16 would rescale small renders.
-    options = {"macro_block_size": 2} if path.endswith("mp4") else {}
-    # Its encoder is another process, which signals to the whole group reach as well.
+    # The encoder is another process, which signals to the whole group reach as well.
     with written_whole(path) as partial:
-        kind = Path(path).suffix.lstrip(".")
-        video = imageio.mimsave(imageio.RETURN_BYTES, frames, format=kind, fps=fps, **options)
-        partial.write_bytes(video)
+        if path.endswith("mp4"):
+            _encode(partial, frames, fps)
+        else:
+            imageio.mimsave(partial, frames, format=Path(path).suffix.lstrip("."), fps=fps)
     return path
+
+
+def _encode(path: Path, frames: list[np.ndarray], fps: int | float) -> None:
+    """An MP4 at ``path``, whatever its suffix.
+
+    Raises:
+        OSError: the file lacks frames.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    # H.264 needs even sizes; imageio's default of 16 would rescale small renders.
+    options = {"macro_block_size": 2, "output_params": ["-f", "mp4"]}
+    imageio.mimsave(path, frames, format="mp4", fps=fps, **options)
+    # The encoder's last words, "no space left" too, go to the terminal alone.
+    try:
+        written = count_frames_and_secs(path)[0]
+    except RuntimeError as error:
+        raise OSError(f"the video {path} cannot be read: {error}") from error
+    if written != len(frames):
+        raise OSError(f"the video {path} has {written} of {len(frames)} frames")

@@ -12,6 +12,7 @@ from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_typ
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch, trained
 from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
 from threestudio_asd.teachers.lora import fuse_lora
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.weights import Checkpoint, load_part
@@ -74,6 +75,8 @@ class FrozenUNet:
         Raises UserError if the model or one of the files cannot be had.
         """
         folder = resolve_model(path_or_id, ("unet", "scheduler"))
+        if checkpoint is not None:
+            require_checkpoint(checkpoint, folder)
         # Late: a model that cannot be had is told before seconds of imports.
         from diffusers import DDPMScheduler, UNet2DConditionModel
 

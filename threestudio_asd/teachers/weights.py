@@ -4,6 +4,8 @@ Files are read here and turned into diffusers modules by diffusers' own converte
 it understands (original Stable Diffusion checkpoints) works. Nothing is downloaded.
 """
 
+import pickle
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
+from threestudio_asd.model_files import variant_of
+from threestudio_asd.pickles import refusal
 
 # Prefixes of the parts in original Stable Diffusion checkpoints.
 _ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
@@ -53,7 +57,7 @@ def load_part(
         UserError: The checkpoint is missing or unreadable, or fits another architecture.
     """
     if checkpoint is None:
-        return model_class.from_pretrained(folder, subfolder=part, torch_dtype=dtype)
+        return _loaded(model_class, folder, part, dtype)
     path = checkpoint.path
     if path.is_dir():
         return _from_folder(model_class, folder, part, dtype, path)
@@ -77,12 +81,18 @@ def _from_folder(
     model_class: Any, folder: Path, part: str, dtype: torch.dtype, saved: Path
 ) -> nn.Module:
     if (saved / part).is_dir():
-        return model_class.from_pretrained(saved, subfolder=part, torch_dtype=dtype)
+        return _loaded(model_class, saved, part, dtype)
     if part != "unet" or (saved / "unet").is_dir():
         return load_part(model_class, folder, part, dtype)
-    if not (saved / "config.json").is_file():
-        raise UserError(f"The folder {saved} holds neither a model nor a UNet; check ckpt_path.")
-    return model_class.from_pretrained(saved, torch_dtype=dtype)
+    return _loaded(model_class, saved, "", dtype)
+
+
+def _loaded(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    """The network in the sub-folder ``part`` of ``folder`` ("" is itself), of whatever variant."""
+    variant = variant_of(folder, part)
+    return model_class.from_pretrained(
+        folder, subfolder=part or None, torch_dtype=dtype, variant=variant
+    )
 
 
 def _holds(state: dict[str, Tensor], prefix: str) -> bool:
@@ -101,7 +111,12 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # Mapped, so that whoever asks for shapes alone reads nothing else.
+        mapped = zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        told = refusal(file, error) or "cannot be read as weights: it is damaged or no such file."
+        raise UserError(f"The file {file} {told}") from error
     except Exception as error:
         raise UserError(f"The file {file} cannot be read as weights: {error}") from error
     while isinstance(state, dict) and "state_dict" in state:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import written_in_place
 from threestudio_asd.stop import held
 from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.objfile import SCENE_AXES
@@ -50,7 +51,7 @@ def write_mesh(
         data = _textured_glb(mesh, save_normal, texture)
     else:
         data = WRITERS[suffix](mesh, save_normal)
-    with held():
+    with held(), written_in_place(path):
         Path(path).write_bytes(data)
 
 
