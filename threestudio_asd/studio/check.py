@@ -1,6 +1,7 @@
 """Checks of a config against the classes it names, before any of them is built."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from threestudio_asd.errors import UserError
@@ -8,21 +9,37 @@ from threestudio_asd.studio.config import parse_structured
 from threestudio_asd.studio.registry import find
 
 
-def check_system(cfg: Any, export: bool = False, train: bool = False) -> None:
+def check_system(cfg: Any, export: bool = False) -> None:
     """Check ``system_type``, the keys of ``system``, and each part's name and keys.
 
-    A part is a pair of keys ``<part>_type``, a registered name, and ``<part>``, its config. A class
-    may have a static method ``require_usable(cfg)`` that raises UserError for what a training with
-    its config ``cfg`` would only find out later: a model that is not there, say.
+    A part is a pair of keys ``<part>_type``, a registered name, and ``<part>``, its config.
 
     Args:
         cfg: the experiment's config.
         export: check the exporter, too, which nothing else uses.
-        train: ask ``require_usable``, too.
 
     Raises:
         UserError: an unknown name, an unknown key, or a value of the wrong type.
     """
+    for _ in _parts(cfg, export):
+        pass
+
+
+def require_usable(cfg: Any) -> None:
+    """Ask each part whether a training could use it: whether a model that it names is there, say.
+
+    A class answers in a static method ``require_usable(cfg)``, if it has one, given its own config.
+
+    Raises:
+        UserError: a part could not be used.
+    """
+    for found, parsed in _parts(cfg):
+        if hasattr(found, "require_usable"):
+            found.require_usable(parsed)
+
+
+def _parts(cfg: Any, export: bool = False) -> Iterator[tuple[type, Any]]:
+    """The class and the checked config of each part that has a config."""
     if not cfg.system_type:
         raise UserError("the config has no system_type: name the system to train.")
     fields = find(cfg.system_type).Config
@@ -36,6 +53,4 @@ def check_system(cfg: Any, export: bool = False, train: bool = False) -> None:
         found = find(name)
         if hasattr(found, "Config"):
             # From the experiment's config: messages then show the whole path of a key.
-            parsed = parse_structured(found.Config, cfg.system.get(part, {}))
-            if train and hasattr(found, "require_usable"):
-                found.require_usable(parsed)
+            yield found, parse_structured(found.Config, cfg.system.get(part, {}))

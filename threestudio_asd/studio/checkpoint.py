@@ -48,7 +48,9 @@ def full_disk_told(trial: Path, go_on: str, trains: bool = True) -> Iterator[Non
 
 def _kept(folder: Path, go_on: str) -> str:
     last = folder / "last.ckpt"
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    # A command can name any of them; a program that goes on by itself takes the last.
+    found = folder.glob("*.ckpt" if str(last) in go_on else last.name)
+    found = sorted(found, key=lambda path: path.stat().st_mtime_ns)
     if not found:
         return "No checkpoint is kept: make room and start again."
     newest = found[-1]

@@ -4,13 +4,17 @@ The configs of threestudio name these; threestudio itself runs them, on our stan
 compiled extensions if need be.
 """
 
+from typing import Any
+
+from omegaconf import OmegaConf
+
 _COARSE = "sds-nerf"
-_STAGES = "threestudio-asd stages (asd-nerf, asd-geometry, asd-texture)"
-_PICTURES = "none takes pictures; from a text: asd-nerf"
+_STAGES = "asd-nerf, asd-geometry and asd-texture (threestudio-asd stages)"
+_PICTURES = "asd-nerf, from a text (none takes pictures)"
 
 #: A system of threestudio -> our config that does the most similar work.
 SYSTEMS = {
-    "control4d-multiview-system": f"{_PICTURES}",
+    "control4d-multiview-system": _PICTURES,
     "efficient-dreamfusion-system": _COARSE,
     "fantasia3d-system": "asd-geometry, then asd-texture",
     "image-condition-dreamfusion-system": _PICTURES,
@@ -67,7 +71,7 @@ def advice(name: str) -> str | None:
     Two sentences, for a name that is not registered here.
     """
     if name in SYSTEMS:
-        nearest = f"config here: {SYSTEMS[name]}"
+        nearest = f"configs here: {SYSTEMS[name]}"
     elif name in PARTS:
         nearest = f"name here: {PARTS[name]}"
     else:
@@ -77,3 +81,13 @@ def advice(name: str) -> str | None:
         "such a config: threestudio-asd upstream CHECKOUT --config ... with the same arguments, "
         f"CHECKOUT being a clone of threestudio. Nearest {nearest}."
     )
+
+
+def advice_for(cfg: Any) -> str | None:
+    """As :func:`advice`, for the first such name among the ``*_type`` keys of a config, before
+    anything is registered; an extension may yet define the name."""
+    parts = OmegaConf.to_container(cfg, resolve=False)
+    system = parts.get("system") or {}
+    named = [parts.get("system_type"), parts.get("data_type")]
+    named += [value for key, value in system.items() if key.endswith("_type")]
+    return next((told for name in named if (told := advice(str(name)))), None)

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.studio import elsewhere
 from threestudio_asd.studio.config import (
     escape,
     missing_value,
@@ -99,7 +100,9 @@ def read_config(
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error)) from error
     if missing:
-        raise UserError(missing_value(missing[0]))
+        # Filling the gap would be in vain where only threestudio has the parts.
+        told = " ".join(filter(None, (missing_value(missing[0]), elsewhere.advice_for(cfg))))
+        raise UserError(told)
     require_known(ExperimentConfig, cfg)
     return cfg
 

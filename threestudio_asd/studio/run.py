@@ -23,7 +23,7 @@ from threestudio_asd.studio.callbacks import (
     StopOnSignal,
     StopWhenNotFinite,
 )
-from threestudio_asd.studio.check import check_system
+from threestudio_asd.studio.check import check_system, require_usable
 from threestudio_asd.studio.checkpoint import (
     batches_seen,
     full_disk_told,
@@ -69,7 +69,7 @@ def run(
         log.quiet_lightning()
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
-    check_system(cfg, export=args.export, train=args.train)
+    check_system(cfg, export=args.export)
     data = find(cfg.data_type)(cfg.data)
     checkpoint = None if cfg.resume is None else load_checkpoint(cfg.resume)
     if args.train and checkpoint is not None and "optimizer_states" not in checkpoint:
@@ -77,6 +77,8 @@ def run(
             f"the checkpoint {cfg.resume} has weights but no training state: start a new trial"
             " from it with system.weights=... instead of resume=..."
         )
+    if args.train:
+        require_usable(cfg)
     trial = _make_trial_folder(cfg, new)
     log.info("%s", _device_line(args.gpu))
     prepare_cpu()
