@@ -322,8 +322,8 @@ def differing(unet, expected, **tolerances):
     assert set(state) == set(expected)
     return [
         name
-        for name, value in expected.items()
-        if not torch.allclose(state[name].to(value.dtype), value, **tolerances)
+        for name in state
+        if not torch.allclose(state[name].to(expected[name].dtype), expected[name], **tolerances)
     ]
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -107,15 +108,10 @@ class LoRAFile:
         """
         for path, parts in self._places(unet).items():
             module = unet.get_submodule(path)
-
-            def scale(
-                family: str, rank: int | None, alpha: float | None, path: str = path
-            ) -> float:
-                return self.strength(path, family, rank, alpha)
-
             try:
                 if self.strength.decomposed and not {"magnitude", "dora_scale"} & set(parts):
                     raise lora_change.Broken("it lacks the lengths that use_dora announces")
+                scale = partial(self.strength, path)
                 weight, bias = lora_change.changed(
                     parts, module.weight.detach(), _bias(module), scale
                 )

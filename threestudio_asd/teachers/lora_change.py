@@ -109,13 +109,13 @@ def changed(
     parts: Parts,
     weight: Tensor,
     bias: Tensor | None,
-    scale: Callable[[str, int | None, float | None], float],
+    scale: Callable[[int | None, float | None], float],
 ) -> tuple[Tensor, Tensor | None]:
     """The weight (out, in, ...) and bias (out) of a layer after its change, in float32.
 
     Args:
         parts: The layer's tensors in the file, by part (``lora_names.split``).
-        scale: (family, rank, the file's alpha for this layer) -> alpha / rank.
+        scale: (rank, the file's alpha for this layer) -> alpha / rank.
 
     Raises:
         Broken: Tensors are missing, too many, do not fit each other, or are no finite numbers.
@@ -130,9 +130,7 @@ def changed(
     if family is not None:
         delta, r = _built(family, parts)
         if family.scaled:
-            strength = scale(family.name, r, numbers.pop("alpha", None)) * numbers.pop(
-                "scalar", 1.0
-            )
+            strength = scale(r, numbers.pop("alpha", None)) * numbers.pop("scalar", 1.0)
         weight = _decomposed(weight + _shaped(strength * delta, weight), parts)
     bias = _biased(bias, parts, strength)
     if left := [*parts, *numbers]:

@@ -55,7 +55,7 @@ class Strength:
         keys = ("rs_lora", "use_rslora", "rslora")
         self._stabilised = any(str(self._kohya.get(key)).lower() in ("true", "1") for key in keys)
 
-    def __call__(self, path: str, family: str, rank: int | None, alpha: float | None) -> float:
+    def __call__(self, path: str, rank: int | None, alpha: float | None) -> float:
         """The factor of a layer's change.
 
         Args:
