@@ -437,7 +437,7 @@ REFUSED = {
     ),
     "a whole weight beside the layers": (
         with_tensor("unet.conv_in.weight", 16, 4, 3, 3),
-        r"unknown kind \(unet.conv_in.weight",
+        r"whole weights beside its changes \(unet.conv_in.weight",
     ),
     "a layer that is not there": (
         with_tensor("lora_unet_down_blocks_7_proj_in.diff", 4, 4),
@@ -445,7 +445,7 @@ REFUSED = {
     ),
     "a layer of SDXL": (
         with_tensor("lora_unet_input_blocks_8_1_attn2_to_k.lora_down.weight", 4, 2048),
-        "no layer lora_unet_input_blocks_8_1_attn2_to_k.*made for SDXL",
+        "no layer lora_unet_input_blocks_8_1_attn2_to_k.*made for SDXL.*SDXL cannot be a teacher",
     ),
     "down without up": (without("lora_up.weight"), "lacks up"),
     "up without down": (without("lora_down.weight"), "lacks down"),
