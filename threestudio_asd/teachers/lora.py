@@ -141,13 +141,13 @@ class LoRAFile:
             path = names.find(name)
             if path is None:
                 missing.append(name)
-            elif path in places:
+                continue
+            if both := places.get(path, {}).keys() & parts.keys():
                 raise UserError(
-                    f"The LoRA {self.path} changes the layer {path} twice, under two names; "
-                    f"remove one of them ({name})."
+                    f"The LoRA {self.path} changes the layer {path} twice, under two names "
+                    f"({', '.join(sorted(both))} of {name} too); remove one of them."
                 )
-            else:
-                places[path] = parts
+            places[path] = {**places.get(path, {}), **parts}
         if missing:
             raise self._misfit(f"it has no layer {some(missing)}")
         return places
