@@ -235,10 +235,14 @@ NAMES = {
 }
 
 
+def blank(d):
+    """A file without tensors, which leaves the UNet as it is."""
+    return Drawn(expected={name: value.double() for name, value in d.unet.state_dict().items()})
+
+
 def draw_file(d, change, names, kinds=()):
     """A file of ``change`` over some layers of ``kinds``, under one of ``names``."""
-    drawn, name = Drawn(), NAMES[d.rng.choice(names)]
-    drawn.expected = {key: value.double() for key, value in d.unet.state_dict().items()}
+    drawn, name = blank(d), NAMES[d.rng.choice(names)]
     for path in d.some(layers(d.unet, *kinds)):
         weight = drawn.expected[f"{path}.weight"]
         add(drawn, path, *change(d, weight), name)

@@ -93,7 +93,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         max_step_percent_annealed: float = 0.5
         anneal_start_step: int | None = None
         LoRA_path: str | None = None
-        """A LoRA of the user's for the teacher's UNet, in diffusers' or kohya's format."""
+        """A LoRA of the user's for the teacher's UNet: a file or folder, see ``teachers.lora``."""
         ckpt_path: str | None = None
         """A UNet or a whole model whose weights replace the teacher's; file or folder."""
 

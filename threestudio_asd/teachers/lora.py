@@ -33,8 +33,9 @@ from threestudio_asd.teachers.lora_reading import (
 from threestudio_asd.teachers.lora_strength import Strength, Unclear, read_config
 from threestudio_asd.teachers.weights import read_metadata
 
+SDXL = "SDXL"
 #: How many numbers per word cross-attention reads -> the models.
-TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: SDXL}
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class LoRAFile:
         text = {key for key in state if lora_names.is_text(key)}
         layers, unknown = by_layer(file, {key: state[key] for key in state if key not in text})
         if unknown:
+            whole = all(key.endswith((".weight", ".bias")) for key in unknown)
+            kind = "whole weights beside its changes" if whole else "tensors of an unknown kind"
             raise UserError(
-                f"The LoRA {file} holds tensors of an unknown kind ({some(unknown)}); supported "
-                f"are {SUPPORTED}."
+                f"The LoRA {file} holds {kind} ({some(unknown)}); supported are {SUPPORTED}."
             )
         if not layers:
             raise UserError(f"The LoRA {file} has no part for the UNet; check LoRA_path.")
@@ -139,13 +141,13 @@ class LoRAFile:
             path = names.find(name)
             if path is None:
                 missing.append(name)
-            elif path in places:
+                continue
+            if both := places.get(path, {}).keys() & parts.keys():
                 raise UserError(
-                    f"The LoRA {self.path} changes the layer {path} twice, under two names; "
-                    f"remove one of them ({name})."
+                    f"The LoRA {self.path} changes the layer {path} twice, under two names "
+                    f"({', '.join(sorted(both))} of {name} too); remove one of them."
                 )
-            else:
-                places[path] = parts
+            places[path] = {**places.get(path, {}), **parts}
         if missing:
             raise self._misfit(f"it has no layer {some(missing)}")
         return places
@@ -158,10 +160,14 @@ class LoRAFile:
                     yield down.shape[1]
 
     def _misfit(self, reason: str) -> UserError:
-        made_for = f"; it seems made for {model}" if (model := self.made_for()) else ""
+        model = self.made_for()
+        made_for = f"; it seems made for {model}" if model else ""
+        advice = "set pretrained_model_name_or_path to the model that they were made for"
+        if model == SDXL:
+            advice = "SDXL cannot be a teacher, so take a LoRA for Stable Diffusion 1.x or 2.x"
         return UserError(
             f"The weights in {self.path} do not fit the unet of the teacher ({reason}{made_for}); "
-            "set pretrained_model_name_or_path to the model that they were made for."
+            f"{advice}."
         )
 
 

@@ -108,7 +108,7 @@ class LayerNames:
             return path
         rest = path.removeprefix(block)
         if ".resnets." in block:
-            rest = f".{_RESNET[rest[1:]]}"
+            rest = f".{_RESNET.get(rest[1:], rest[1:])}"
         return self._blocks[block] + rest
 
 

@@ -91,25 +91,22 @@ class Strength:
             numbers = sorted({min(alphas), max(alphas)})
             return "alpha " + " to ".join(f"{alpha:g}" for alpha in numbers) + " beside the layers"
         noted = self._kohya.get("ss_network_alpha")
-        return (
-            f"alpha {noted} noted by the trainer"
-            if noted
-            else "alpha is the rank, or there is none"
-        )
+        return f"alpha {noted} noted by the trainer" if noted else "none stated: alpha is the rank"
 
     def _by_config(self, path: str, rank: int | None) -> float:
         alpha = _pattern(self.config, "alpha_pattern", path)
         if alpha is None:
             alpha = self.config.get("lora_alpha", self.config.get("alpha"))
-        if alpha is None:
-            raise Unclear("the configuration of the adapter states no alpha")
+        if _number(alpha) is None:
+            raise Unclear(f"the configuration of the adapter states no alpha ({alpha})")
         return float(alpha) / self._divisor(path, rank)
 
     def _divisor(self, path: str, rank: int | None) -> float:
-        if rank is None:
-            rank = _pattern(self.config, "rank_pattern", path) or self.config.get(
-                "r", 8
-            )  # PEFT's default
+        if rank is None:  # two full factors, which PEFT scales all the same
+            noted = _pattern(self.config, "rank_pattern", path) or self.config.get("r")
+            rank = _number(noted)
+            if not rank:
+                raise Unclear(f"the configuration of the adapter states no rank ({noted})")
         return math.sqrt(rank) if self.config.get("use_rslora") else float(rank)
 
     def _by_metadata(self, rank: int) -> float:
@@ -119,21 +116,22 @@ class Strength:
             if self._stabilised:
                 raise Unclear("the metadata says rank-stabilised and the file states no alpha")
             return 1.0
-        try:
-            alpha = float(noted)
-        except ValueError:  # "Dynamic", of a file that was resized layer by layer
-            raise Unclear(
-                f"the metadata says that alpha is {noted}, and a layer has none"
-            ) from None
+        alpha = _number(noted)
+        if alpha is None or "conv_dim" in self._kohya or "conv_alpha" in self._kohya:
+            # "Dynamic", of a file that was resized, or one number of two.
+            raise Unclear(f"the metadata says that alpha is {noted}, and a layer has none")
         return alpha / (math.sqrt(rank) if self._stabilised else rank)
 
     def _stabilised_alpha(self, alpha: float, rank: int) -> float:
         """LyCORIS wrote the given alpha at first, and alpha * sqrt(r) since July 2024."""
-        noted = _number(self._kohya.get("ss_network_alpha"))
-        if noted is not None and math.isclose(alpha, noted * math.sqrt(rank), rel_tol=1e-2):
-            return alpha / rank
-        if noted is not None and math.isclose(alpha, noted, rel_tol=1e-2):
-            return alpha / math.sqrt(rank)
+        given = [_number(self._kohya.get(key)) for key in ("ss_network_alpha", "conv_alpha")]
+        root = math.sqrt(rank)
+        raw, scaled = (
+            any(g is not None and math.isclose(alpha, g * f, rel_tol=1e-2) for g in given)
+            for f in (1.0, root)
+        )
+        if rank == 1 or raw != scaled:
+            return alpha / (root if raw else rank)
         raise Unclear(
             "the metadata says rank-stabilised, and not whether the alpha beside the layers "
             "includes it; save it with alpha * sqrt(r), and without rs_lora in ss_network_args"
