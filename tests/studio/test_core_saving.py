@@ -1,6 +1,7 @@
 """Pictures, videos, meshes and data that systems write."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import imageio.v2 as imageio
@@ -127,13 +128,11 @@ def test_obj_with_material_loads_elsewhere(saver):
 
 
 def test_obj_and_its_material_refer_to_each_other_without_spaces(saver):
-    obj, mtl = saver.save_obj(
-        "out/a red  mug #1.obj",
-        TETRAHEDRON,
-        save_mat=True,
-        save_uv=True,
-        map_Kd=torch.rand(8, 8, 3),
-    )[::-2]
+    texture = torch.rand(8, 8, 3)
+    made = saver.save_obj(
+        "out/a red  mug #1.obj", TETRAHEDRON, save_mat=True, save_uv=True, map_Kd=texture
+    )
+    mtl, obj = made[0], made[-1]
     assert obj.endswith("/a red  mug #1.obj") and mtl.endswith("/a_red_mug_1.mtl")
     lines = Path(obj).read_text().splitlines()
     assert "mtllib a_red_mug_1.mtl" in lines and "usemtl default" in lines

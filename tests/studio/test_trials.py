@@ -79,8 +79,8 @@ def test_two_trials_in_one_second(outputs, frozen):
     assert launch(*more, *own) == 0
     assert sorted(folder.name for folder in outputs.iterdir()) == names
     assert (second / "save/it2-test/0.json").is_file()
-    # ... which does not begin a second run in it, nor does another config that starts from it.
-    assert launch(*TIMED, *own) == 0
+    # ... which does not begin a second run in it, nor does another config that goes on from it.
+    assert launch(*TIMED, "--config", str(outputs / names[0] / "configs/parsed.yaml")) == 0
     assert launch(*more, "use_timestamp=true") == 0
     assert len(list(outputs.iterdir())) == 5
     assert find_last_path(f"{outputs}/run@LAST") == f"{outputs}/run@20300102-030405-5"
