@@ -46,7 +46,9 @@ class TextEncoder:
 
     def too_long(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that are cut off."""
-        return [p for p in prompts if len(self.tokenizer(p).input_ids) > self.max_length]
+        # Not verbose: the tokenizer would warn, too.
+        lengths = [len(self.tokenizer(p, verbose=False).input_ids) for p in prompts]
+        return [p for p, n in zip(prompts, lengths, strict=True) if n > self.max_length]
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """Words that the tokenizer maps to its "unknown" token, in order of appearance.

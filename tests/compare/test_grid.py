@@ -1,5 +1,9 @@
 """Grids: what a cell's config is, and when two cells are the same."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -8,6 +12,7 @@ import threestudio_asd.systems  # noqa: F401  (registers names and resolvers)
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 RESCALED = "VSD at s' of -0.75"
 
 
@@ -158,3 +163,13 @@ def test_mistakes_are_told(flags, message):
     with pytest.raises(UserError, match=None) as raised:
         load_grid("compare/2d", **flags)
     assert message in str(raised.value)
+
+
+def test_a_grid_loads_in_a_process_that_imports_nothing_else():
+    code = (
+        "from threestudio_asd.compare.grid import load_grid\n"
+        "grid = load_grid('compare/2d')\n"
+        "print(grid.config(grid.cells[0]).system.guidance.method)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "sds\n", done.stderr

@@ -1,6 +1,7 @@
 """Pictures, videos, meshes and data that systems write."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import imageio.v2 as imageio
@@ -11,7 +12,7 @@ import trimesh
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import images
-from threestudio_asd.studio.objfile import obj_text
+from threestudio_asd.studio.objfile import mtl_text, obj_text
 from threestudio_asd.studio.saving import SaverMixin
 
 
@@ -124,6 +125,26 @@ def test_obj_with_material_loads_elsewhere(saver):
     mesh = trimesh.load(paths[-1], process=False)
     assert mesh.volume == pytest.approx(1 / 6, abs=1e-5)
     assert mesh.visual.material.image.size == (8, 8)
+
+
+def test_obj_and_its_material_refer_to_each_other_without_spaces(saver):
+    texture = torch.rand(8, 8, 3)
+    made = saver.save_obj(
+        "out/a red  mug #1.obj", TETRAHEDRON, save_mat=True, save_uv=True, map_Kd=texture
+    )
+    mtl, obj = made[0], made[-1]
+    assert obj.endswith("/a red  mug #1.obj") and mtl.endswith("/a_red_mug_1.mtl")
+    lines = Path(obj).read_text().splitlines()
+    assert "mtllib a_red_mug_1.mtl" in lines and "usemtl default" in lines
+    assert trimesh.load(obj, process=False).visual.material.image.size == (8, 8)
+
+
+def test_names_of_materials_are_single_words():
+    triangle = (np.zeros((3, 3)), np.array([[0, 1, 2]]))
+    obj = obj_text(*triangle, matname="blue glaze\t#2", mtllib="my mug.mtl").splitlines()
+    mtl = mtl_text("blue glaze\t#2", {"map_Kd": "my texture.png"}).splitlines()
+    assert obj[1] == "mtllib my_mug.mtl" and obj[3] == "usemtl blue_glaze_2"
+    assert mtl[1] == "newmtl blue_glaze_2" and mtl[-1] == "map_Kd my_texture.png"
 
 
 @pytest.mark.parametrize(

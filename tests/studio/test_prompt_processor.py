@@ -259,6 +259,17 @@ def test_words_outside_the_vocabulary_are_listed(folder, tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_prompt_that_is_too_long_is_told_once(folder, caplog):
+    with caplog.at_level(logging.WARNING):  # of the libraries, too
+        make(folder, prompt="mug " * 100, negative_prompt="cup " * 100)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "longer than 77 tokens and is cut at its end" in told and "so are 5 more" in told
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        make(folder, prompt="a red mug")
+    assert not caplog.records
+
+
 def masked_language_model(folder):
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 

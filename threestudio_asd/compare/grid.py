@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio.config import config_to_primitive, parse_structured
 from threestudio_asd.studio.configfiles import find_config
 from threestudio_asd.studio.experiment import read_config, resolve_config
+from threestudio_asd.studio.launch import BUILTINS
 from threestudio_asd.tiny import WEIGHTS
 from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.judge import load_report
@@ -137,6 +139,7 @@ class Grid:
         Args:
             weights: A checkpoint to start from; its guidance is left out.
         """
+        _register()
         row = self.rows[cell.method]
         scale = self.run_scale(cell.method, cell.scale)
         # trainer.max_steps first: a row may still say otherwise.
@@ -179,6 +182,12 @@ class Grid:
         parts = [found, cell.prompt, cell.seed, start and self.config_hash(start)]
         parts += [self.cfg.generator, MEASURES, _judge_version(), WORLD_VERSION]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _register() -> None:
+    """The names and resolvers that configs use; here, for they take seconds to import."""
+    for module in (*BUILTINS, "threestudio_asd.guidance", "threestudio_asd.systems"):
+        import_module(module)
 
 
 @cache

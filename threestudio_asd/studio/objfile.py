@@ -1,5 +1,6 @@
-"""Wavefront OBJ and MTL text."""
+"""Wavefront OBJ and MTL text; names of materials and files are written as :func:`word` has them."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -27,7 +28,7 @@ def obj_text(
     """
     lines = [f"# {SCENE_AXES}"]
     if matname is not None:
-        lines += [f"mtllib {mtllib}", "g object", f"usemtl {matname}"]
+        lines += [f"mtllib {word(mtllib)}", "g object", f"usemtl {word(matname)}"]
     vertices = v_pos if v_rgb is None else np.concatenate([v_pos, v_rgb], axis=1)
     lines += _rows("v", vertices)
     if v_tex is not None:
@@ -47,12 +48,17 @@ def mtl_text(
     Ks: Iterable[float] = (0.0, 0.0, 0.0),
 ) -> str:
     """A material; ``maps`` maps MTL statements (``map_Kd``, ...) to file names."""
-    lines = [f"# {SCENE_AXES}", f"newmtl {matname}"]
+    lines = [f"# {SCENE_AXES}", f"newmtl {word(matname)}"]
     for name, color in (("Ka", Ka), ("Kd", Kd), ("Ks", Ks)):
         if f"map_{name}" not in maps:
             lines.append(f"{name} " + " ".join(str(channel) for channel in color))
-    lines += [f"{statement} {filename}" for statement, filename in maps.items()]
+    lines += [f"{statement} {word(filename)}" for statement, filename in maps.items()]
     return "\n".join(lines) + "\n"
+
+
+def word(name: str) -> str:
+    """``name`` as OBJ and MTL can refer to it: spaces part words there, # begins a comment."""
+    return re.sub(r"[\s#]+", "_", name)
 
 
 def _rows(keyword: str, values: np.ndarray) -> list[str]:

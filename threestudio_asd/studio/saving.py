@@ -18,7 +18,7 @@ from threestudio_asd.files import written_in_place, written_whole
 from threestudio_asd.stop import held
 from threestudio_asd.studio import images
 from threestudio_asd.studio.checkpoint import save_atomically
-from threestudio_asd.studio.objfile import mtl_text, obj_text
+from threestudio_asd.studio.objfile import mtl_text, obj_text, word
 
 _MAP_FILES = {
     "map_Kd": "texture_kd",
@@ -233,7 +233,7 @@ class SaverMixin:
             t_tex_idx=self.convert_data(mesh.t_tex_idx) if save_uv else None,
             v_rgb=self.convert_data(mesh.v_rgb) if save_vertex_color else None,
             matname="default" if save_mat else None,
-            mtllib=f"{os.path.basename(stem)}.mtl" if save_mat else None,
+            mtllib=os.path.basename(_mtl_name(stem)) if save_mat else None,
         )
         return [*paths, self._write_text(f"{stem}.obj", text)]
 
@@ -249,7 +249,7 @@ class SaverMixin:
     def _save_material(self, stem: str, maps: dict[str, Any], map_format: str) -> list[str]:
         given = {statement: image for statement, image in maps.items() if image is not None}
         files = {statement: f"{_MAP_FILES[statement]}.{map_format}" for statement in given}
-        paths = [self._write_text(f"{stem}.mtl", mtl_text("default", files))]
+        paths = [self._write_text(_mtl_name(stem), mtl_text("default", files))]
         for statement, image in given.items():
             path = os.path.join(os.path.dirname(stem), files[statement])
             image = self.convert_data(image)
@@ -279,6 +279,12 @@ class SaverMixin:
         with held(), written_in_place(path):
             Path(path).write_text(text)
         return path
+
+
+def _mtl_name(stem: str) -> str:
+    """The file of materials that ``stem.obj`` refers to."""
+    folder, name = os.path.split(stem)
+    return os.path.join(folder, f"{word(name)}.mtl")
 
 
 def _write_video(path: str, frames: list[np.ndarray], fps: int | float) -> str:

@@ -35,8 +35,12 @@ class StableDiffusionPromptProcessor(PromptProcessor):
                 f"The text encoder does not know: {', '.join(unknown)}. It reads each of them as "
                 "the same unknown word."
             )
-        for prompt in encoder.too_long(list(dict.fromkeys(prompts))):
-            warn(f"The prompt is longer than {encoder.max_length} tokens and is cut: [{prompt}]")
+        if cut := encoder.too_long(list(dict.fromkeys(prompts))):
+            more = f", and so are {len(cut) - 1} more with it" if cut[1:] else ""
+            warn(
+                f"The prompt is longer than {encoder.max_length} tokens and is cut at its end, "
+                f"where views are named{more}: [{cut[0]}]"
+            )
         if not self.cfg.use_cache:
             return dict(zip(prompts, encoder(prompts), strict=True))
         return EmbeddingCache(content_hash(folder, TEXT_COMPONENTS)).embed(prompts, encoder)
