@@ -273,6 +273,12 @@ KINDS: tuple[Kind, ...] = (
         f"Give a folder whose vae is the {_VAE} of the same model.",
     ),
     Kind(
+        "a model with normalised latents",
+        "vae",
+        _has("vae", "latents_mean"),
+        "wants its latents shifted and scaled by channel",
+    ),
+    Kind(
         "a model of other channels than its autoencoder's",
         "unet",
         _other_channels,

@@ -144,10 +144,12 @@ def _advised(advice: str) -> Iterator[None]:
 def _require_hub_id(path_or_id: str | Path) -> None:
     """Raises UserError if what is no folder here is no name of a model on the hub either."""
     text, file = str(path_or_id), homes.expanded(path_or_id)
+    if file.suffix in _FOREIGN:
+        raise UserError(f"'{text}' names weights of {_FOREIGN[file.suffix]}, which are not read.")
     if file.is_file():
         raise UserError(f"'{text}' is one file, not a model folder. {_single_file(text)}")
     if file.suffix in _SINGLE:
-        raise UserError(f"There is no such file: '{text}'. (Nor would one do: {_single_file(text)}")
+        raise UserError(f"There is no such file: '{text}'. {_single_file(text)}")
     if not _HUB_ID.fullmatch(text):
         raise UserError(f"There is no such folder: '{text}'.")
 

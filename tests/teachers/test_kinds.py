@@ -69,6 +69,7 @@ CONFIGS = {
     "prediction_type is noise": ("scheduler", {"prediction_type": "noise"}),
     "an epsilon model with zero terminal SNR": ("scheduler", {"rescale_betas_zero_snr": True}),
     "a model with another autoencoder": ("vae", {"_class_name": "AutoencoderTiny"}),
+    "a model with normalised latents": ("vae", {"latents_mean": [0.0] * 4}),
     "latents have 16": ("vae", {"latent_channels": 16}),
     "another text encoder than CLIP's": ("text_encoder", {"model_type": "t5"}),
 }
@@ -214,6 +215,31 @@ def test_weights_of_other_frameworks_are_named(tmp_path):
         (tmp_path / part / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="Its weights are those of ONNX"):
         resolve_model(tmp_path)
+
+
+# Weights that are not those of the configuration
+
+
+def test_weights_beside_their_configuration_are_refused(copy):
+    """diffusers makes up what lacks and drops what has no place, with no more than a warning."""
+    change(copy, "unet", attention_type="gated")
+    with pytest.raises(UserError, match=r"config\.json: the file lacks .*fuser"):
+        FrozenUNet.load(copy)
+    change(copy, "unet", attention_type="default", mid_block_type=None)
+    with pytest.raises(UserError, match="the file has besides mid_block"):
+        FrozenUNet.load(copy)
+    change(copy, "unet", mid_block_type="UNetMidBlock2DCrossAttn", layers_per_block=2)
+    with pytest.raises(UserError, match=r"in .*unet cannot be loaded: .* expected shape") as error:
+        FrozenUNet.load(copy)
+    assert "ignore_mismatched_sizes" not in str(error.value)
+
+
+def test_a_damaged_file_of_weights_is_told(copy):
+    file = copy / "vae/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"in .*vae cannot be loaded") as error:
+        StableDiffusionTeacher.from_pretrained(copy)
+    assert "\n" not in str(error.value)
 
 
 # Variants

@@ -88,11 +88,31 @@ def _from_folder(
 
 
 def _loaded(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> nn.Module:
-    """The network in the sub-folder ``part`` of ``folder`` ("" is itself), of whatever variant."""
-    variant = variant_of(folder, part)
-    return model_class.from_pretrained(
-        folder, subfolder=part or None, torch_dtype=dtype, variant=variant
-    )
+    """The network in the sub-folder ``part`` of ``folder`` ("" is itself), of whatever variant.
+
+    Raises UserError if its weights are not just those of its configuration: diffusers would leave
+    random ones in place of those that lack, and drop the others.
+    """
+    place = folder / part
+    try:
+        model, found = model_class.from_pretrained(
+            folder,
+            subfolder=part or None,
+            torch_dtype=dtype,
+            variant=variant_of(folder, part),
+            output_loading_info=True,
+        )
+    except (ValueError, OSError) as error:
+        # After its first sentence the library advises to leave random weights.
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(f"The weights in {place} cannot be loaded: {reason}.") from error
+    for kind, what in (("missing_keys", "lacks"), ("unexpected_keys", "has besides")):
+        if names := sorted(found[kind]):
+            raise UserError(
+                f"The weights in {place} are not those of its config.json: the file {what} "
+                f"{names[0]} ({len(names)} in all). Take both from one model, or get it anew."
+            )
+    return model
 
 
 def _holds(state: dict[str, Tensor], prefix: str) -> bool:
@@ -115,7 +135,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         mapped = zipfile.is_zipfile(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        told = refusal(file, error) or "cannot be read as weights: it is damaged or no such file."
+        told = refusal(file, error) or "cannot be read: it is damaged, or no file of weights."
         raise UserError(f"The file {file} {told}") from error
     except Exception as error:
         raise UserError(f"The file {file} cannot be read as weights: {error}") from error
