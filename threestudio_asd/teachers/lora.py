@@ -108,7 +108,8 @@ class LoRAFile:
             UserError: A layer that the UNet lacks or that has another shape there, tensors that do
                 not belong together, or an unclear strength. The UNet may be changed in part then.
         """
-        for path, parts in self._places(unet).items():
+        places = self._places(unet)
+        for path, parts in places.items():
             module = unet.get_submodule(path)
             try:
                 if self.strength.decomposed and not {"magnitude", "dora_scale"} & set(parts):
@@ -130,7 +131,7 @@ class LoRAFile:
             module.weight.data.copy_(weight)
             if bias is not None:
                 module.bias.data.copy_(bias)
-        return len(self.layers)
+        return len(places)
 
     def _places(self, unet: nn.Module) -> dict[str, lora_change.Parts]:
         """The parts by module path."""
