@@ -112,10 +112,10 @@ def _flow(configs: Configs) -> str:
 
 
 def _no_betas(configs: Configs) -> str:
-    scheduler = configs.get("scheduler")
-    if scheduler is None or {"beta_start", "trained_betas"} & set(scheduler):
-        return ""
-    return f"{scheduler.get('_class_name', 'it')} states no betas"
+    scheduler = configs.get("scheduler", {})
+    stated = {"beta_start", "trained_betas"} & set(scheduler)
+    named = "_class_name" in scheduler and not stated
+    return f"{scheduler['_class_name']} states no betas" if named else ""
 
 
 def _other_prediction(configs: Configs) -> str:
@@ -308,13 +308,14 @@ def config_file(part: str) -> str:
 
 
 def read_configs(folder: Path, parts: Iterable[str]) -> dict[str, Config]:
-    """The configurations of ``parts`` that ``folder`` has.
+    """The configurations of ``parts`` that ``folder`` has; an empty file says nothing.
 
     Raises:
         UserError: One of them is no JSON.
     """
     files = {part: folder / config_file(part) for part in parts}
-    return {part: read_config(file) for part, file in files.items() if file.is_file()}
+    there = {part: file for part, file in files.items() if file.is_file() and file.stat().st_size}
+    return {part: read_config(file) for part, file in there.items()}
 
 
 def read_config(file: Path) -> Config:

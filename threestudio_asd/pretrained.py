@@ -109,8 +109,7 @@ def whereabouts(
         _checked(folder, components)
         return "local folder"
     _require_hub_id(path_or_id)
-    if found := _cached(hub_id, components):
-        _checked(found, components)
+    if _cached(hub_id, components):
         return "hub cache"
     if hub_id in MOVED:
         return f"{whereabouts(MOVED[hub_id], components, offline)} as {MOVED[hub_id]}"
@@ -194,7 +193,7 @@ def _lacking(names: Sequence[str], components: Sequence[str]) -> str:
 
 def _from_hub(hub_id: str, components: Sequence[str]) -> Path:
     if folder := _cached(hub_id, components):
-        return _checked(folder, components)
+        return folder
     if hub_id not in MOVED:
         return _download(hub_id, components)
     _tell_moved(hub_id)
@@ -209,6 +208,7 @@ def _tell_moved(hub_id: str) -> None:
 
 
 def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
+    """The model's folder in a hub cache; raises UserError if it is of another kind."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -223,7 +223,7 @@ def _cached(hub_id: str, components: Sequence[str]) -> Path | None:
             # Incomplete is what lacks any of the model's files; we download those that we read.
             folder = getattr(error, "snapshot_path", None)
         if folder and not _lacking(file_names(Path(folder)), components):
-            return Path(folder)
+            return _checked(Path(folder), components)
     return None
 
 

@@ -137,10 +137,15 @@ def test_a_critic_of_another_kind_is_refused(copy):
         FrozenUNet.load(copy)
 
 
-def test_a_configuration_that_is_no_json_is_told(copy):
+def test_a_configuration_that_is_no_json_is_told(model, copy):
     (copy / "unet/config.json").write_text("{")
     with pytest.raises(UserError, match=r"unet/config\.json cannot be read"):
         resolve_model(copy)
+    for part, message in (("unet", "unet cannot be loaded"), ("scheduler", "cannot be read")):
+        (copy / model_kinds.config_file(part)).write_text("")
+        with pytest.raises(UserError, match=message):
+            FrozenUNet.load(copy)
+        shutil.copy(model / model_kinds.config_file(part), copy / part)
 
 
 @pytest.mark.parametrize(

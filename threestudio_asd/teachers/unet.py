@@ -84,7 +84,10 @@ class FrozenUNet:
         if lora is not None:
             fuse_lora(unet, lora)
         # Any scheduler's configuration holds what DDPM needs: the betas and the prediction type.
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        try:
+            scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"The scheduler of {folder} cannot be read: {error}") from error
         schedule = NoiseSchedule(scheduler.alphas_cumprod).to(device)
         return cls(unet.to(device), schedule, scheduler.config.prediction_type)
 
