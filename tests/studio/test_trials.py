@@ -51,7 +51,8 @@ def test_a_trials_folder_is_one_folder_of_its_experiment(tag, tmp_path):
         assert Path(os.path.normpath(folder)).parent == Path("out/x")
         (tmp_path / folder).mkdir(parents=True)
     assert cfg.trial_name.isprintable() and len(cfg.trial_name.encode()) <= 143
-    if tag.isprintable() and "/" not in tag and len(tag) <= 100 and tag != "..":
+    assert not cfg.trial_name.startswith(".")  # hidden
+    if tag.isprintable() and not tag.startswith(".") and "/" not in tag and len(tag) <= 100:
         assert cfg.trial_name == f"{tag}{cfg.timestamp}"
 
 

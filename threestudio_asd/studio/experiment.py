@@ -19,7 +19,7 @@ from threestudio_asd.studio.config import (
     require_known,
     unresolved,
 )
-from threestudio_asd.studio.texts import Argument, readable, with_texts
+from threestudio_asd.studio.texts import Argument, readable, unquoted, with_texts
 from threestudio_asd.studio.trials import folder_name, timestamp
 
 
@@ -86,15 +86,13 @@ def read_config(
         UserError: unreadable or malformed YAML, a value that is missing (``???``), or an unknown
             top-level key.
     """
-    sources = [str(y) if from_string else Path(y) for y in yamls]
-    texts = [_source(source) for source in sources]
-    parts = [_read_yaml(text, _where(source)) for text, source in zip(texts, sources, strict=True)]
+    sources = [_read_yaml(str(y) if from_string else Path(y)) for y in yamls]
     arguments = [Argument.parse(argument) for argument in cli_args]
     try:
         # Which keys are texts depends on the classes that the other keys name.
-        draft = OmegaConf.merge(*parts, *readable(arguments), overrides)
+        draft = OmegaConf.merge(*(part for part, _ in sources), *readable(arguments), overrides)
         top = ExperimentConfig
-        parts = [with_texts(p, text, draft, top) for p, text in zip(parts, texts, strict=True)]
+        parts = [with_texts(part, written, draft, top) for part, written in sources]
         cfg = OmegaConf.merge(*parts, *(a.typed(draft, top) for a in arguments), overrides)
         missing = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
@@ -134,23 +132,16 @@ def load_config(
     return resolve_config(cfg)
 
 
-def _where(source: str | Path) -> str:
-    return f"the config {source}" if isinstance(source, Path) else "the config"
-
-
-def _source(source: str | Path) -> str:
-    """The YAML in a file (a Path), or the text itself."""
+def _read_yaml(source: str | Path) -> tuple[DictConfig, list[tuple[tuple[str, ...], str]]]:
+    """The mapping in a file (a Path) or in YAML text, and its unquoted scalars as written."""
+    where = f"the config {source}" if isinstance(source, Path) else "the config"
     try:
-        return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        cfg, written = OmegaConf.create(text), unquoted(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {_where(source)}: {error}") from error
-
-
-def _read_yaml(text: str, where: str) -> DictConfig:
-    try:
-        cfg = OmegaConf.create(text)
+        raise UserError(f"cannot read {where}: {error}") from error
     except YAMLError as error:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{where} must be a mapping of keys to values.")
-    return cfg
+    return cfg, written

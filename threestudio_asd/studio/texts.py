@@ -75,7 +75,7 @@ class Argument:
             null = type(None) in type_members(hint) and self.text in _NULLS
             return self._holding(None if null else self._plain())
         try:
-            return with_texts(self.as_yaml(), self.text, experiment, top, path)
+            return with_texts(self.as_yaml(), unquoted(self.text, path), experiment, top)
         except UNREADABLE as error:
             # What an unknown class makes of the text is told when it is known, or missed.
             if hint is Unknown or isinstance(error, GrammarParseError):
@@ -127,14 +127,34 @@ def readable(arguments: Iterable[Argument]) -> Iterator[DictConfig]:
             yield argument.as_yaml()
 
 
+def unquoted(source: str, above: Sequence[str] = ()) -> list[tuple[tuple[str, ...], str]]:
+    """Path (below the keys ``above``) and text of every unquoted scalar of the YAML ``source`` that
+    is reached through mappings alone. Raises ``yaml.YAMLError``."""
+    return list(_unquoted(yaml.compose(source, yaml.SafeLoader), tuple(above)))
+
+
+def _unquoted(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield from _unquoted(value, (*path, key.value))
+    elif isinstance(node, yaml.ScalarNode) and not node.style and path:
+        yield path, node.value
+
+
 def with_texts(
-    part: DictConfig, source: str, experiment: DictConfig, top: type, above: Sequence[str] = ()
+    part: DictConfig,
+    written: Iterable[tuple[tuple[str, ...], str]],
+    experiment: DictConfig,
+    top: type,
 ) -> DictConfig:
-    """``part``, whose values below the keys ``above`` were read from the YAML ``source``, with the
-    texts of ``experiment`` as they are written there: ``tag: 12:30`` is no number. Null stays null.
+    """Give ``part`` the texts of ``experiment`` as they are ``written`` in the YAML that it comes
+    from: ``tag: 12:30`` is no number. Null stays null.
+
+    Returns:
+        ``part`` itself.
     """
-    part = OmegaConf.create(part)
-    for path, text in _unquoted(yaml.compose(source, yaml.SafeLoader), tuple(above)):
+    for path, text in written:
         holder = _descend(part, path[:-1])
         node = None if holder is None else holder._get_node(path[-1])
         is_number = isinstance(node, AnyNode) and isinstance(node._value(), int | float)
@@ -186,13 +206,3 @@ def _descend(section: DictConfig | None, path: Sequence[str]) -> DictConfig | No
         node = None if section is None else section._get_node(name)
         section = node if isinstance(node, DictConfig) and not node._is_none() else None
     return section
-
-
-def _unquoted(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every unquoted scalar below a node that is reached through mappings alone, as written."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                yield from _unquoted(value, (*path, key.value))
-    elif isinstance(node, yaml.ScalarNode) and node.style is None and path:
-        yield path, node.value

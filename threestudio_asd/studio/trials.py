@@ -17,11 +17,12 @@ _UNFIT = re.compile(rf"[{re.escape(os.sep + (os.altsep or ''))}\x00-\x1f\x7f-\x9
 def folder_name(tag: str) -> str:
     """``tag`` as the name of one folder: the same if it is fit for one.
 
-    Separators and control characters become ``_``. A name of more than :data:`LONGEST` bytes is cut
-    and ends in a digest of the whole.
+    Separators, control characters and dots at the beginning become ``_``. A name of more than
+    :data:`LONGEST` bytes is cut and ends in a digest of the whole.
     """
     name = _UNFIT.sub("_", tag)
-    name = "_" * len(name) if name in (".", "..") else name
+    dots = len(name) - len(name.lstrip("."))  # such a folder would be hidden, or another one
+    name = "_" * dots + name[dots:]
     encoded = name.encode()
     if len(encoded) <= LONGEST:
         return name
