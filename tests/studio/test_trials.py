@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from prompts import PROMPTS
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import trials
+from threestudio_asd.studio import experiment, trials
 from threestudio_asd.studio.checkpoint import find_last_path, load_checkpoint
 from threestudio_asd.studio.experiment import load_config
 
@@ -37,7 +37,7 @@ def frozen(monkeypatch):
         def now(cls, tz=None):
             return cls(2030, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(trials, "datetime", Clock)
+    monkeypatch.setattr(experiment, "datetime", Clock)
 
 
 TIMED = ("--train", "use_timestamp=true", "trainer.max_steps=1")

@@ -16,7 +16,8 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.files import claimed, written_whole
 from threestudio_asd.studio import log
 from threestudio_asd.studio.configfiles import find_config
-from threestudio_asd.studio.trials import folder_name, make_new, timestamps
+from threestudio_asd.studio.experiment import timestamps
+from threestudio_asd.studio.trials import folder_name, make_new
 
 RECORD = "run.json"
 

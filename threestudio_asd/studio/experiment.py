@@ -1,8 +1,10 @@
 """The config of an experiment: YAML files and command line, with threestudio's keys."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from threestudio_asd.studio.config import (
     unresolved,
 )
 from threestudio_asd.studio.texts import Argument, readable, unquoted, with_texts
-from threestudio_asd.studio.trials import folder_name, timestamp
+from threestudio_asd.studio.trials import folder_name
 
 
 @dataclass
@@ -65,6 +67,22 @@ class ExperimentConfig:
         self.trial_name = f"{folder_name(str(self.tag))}{self.timestamp}"
         self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+
+
+def timestamp() -> str:
+    """The present second, as trials' folders carry it."""
+    return datetime.now().strftime("@%Y%m%d-%H%M%S")
+
+
+def timestamps(first: str | None = None) -> Iterator[str]:
+    """``first`` if there is one, then the present second, then the same with a number from 2 on."""
+    if first is not None:
+        yield first
+    now = timestamp()
+    if now != first:
+        yield now
+    for number in count(2):
+        yield f"{now}-{number}"
 
 
 def read_config(

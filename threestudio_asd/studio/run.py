@@ -32,6 +32,7 @@ from threestudio_asd.studio.checkpoint import (
 )
 from threestudio_asd.studio.config import escape
 from threestudio_asd.studio.device import prepare_cpu
+from threestudio_asd.studio.experiment import timestamps
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.snapshots import save_code, save_command, save_configs
 from threestudio_asd.studio.systems import BaseSystem
@@ -41,7 +42,7 @@ from threestudio_asd.studio.trainer import (
     make_checkpoint_callback,
     make_trainer,
 )
-from threestudio_asd.studio.trials import make_new, timestamps
+from threestudio_asd.studio.trials import make_new
 
 
 def run(

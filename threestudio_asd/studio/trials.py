@@ -4,8 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 
 LONGEST = 120  # bytes of a name; file systems take 143 (encrypted ones) or 255, with the time
@@ -29,22 +27,6 @@ def folder_name(tag: str) -> str:
     digest = hashlib.sha256(tag.encode()).hexdigest()[:_DIGEST]
     kept = encoded[: LONGEST - _DIGEST - 1].decode(errors="ignore")
     return f"{kept}-{digest}"
-
-
-def timestamp() -> str:
-    """The present second, as trials' folders carry it."""
-    return datetime.now().strftime("@%Y%m%d-%H%M%S")
-
-
-def timestamps(first: str | None = None) -> Iterator[str]:
-    """``first`` if there is one, then the present second, then the same with a number from 2 on."""
-    if first is not None:
-        yield first
-    now = timestamp()
-    if now != first:
-        yield now
-    for number in count(2):
-        yield f"{now}-{number}"
 
 
 def make_new(parent: Path, name: str, times: Iterator[str]) -> tuple[Path, str]:
