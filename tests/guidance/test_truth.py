@@ -42,17 +42,6 @@ def cameras(size=64, moved=0.0):
     return batch | {"comp_rgb_bg": behind}
 
 
-def split(batch):
-    """The batch as a system hands it over: named arguments and the rest."""
-    view = tuple(batch[key] for key in ("elevation", "azimuth", "camera_distances"))
-    return view, {k: v for k, v in batch.items() if k not in ("elevation", "azimuth")}
-
-
-def truth_of(batch, prompt="a red mug"):
-    (elevation, azimuth, distances), rest = split(batch)
-    return true_renders(prompt, elevation, azimuth, distances, rest)
-
-
 def test_the_true_renders_are_the_worlds_own_before_the_scenes_background():
     batch = cameras()
     for index, grey in enumerate(GREYS):
@@ -61,7 +50,9 @@ def test_the_true_renders_are_the_worlds_own_before_the_scenes_background():
         fovy = torch.rad2deg(batch["fovy"][index : index + 1])
         background = torch.full((1, 3), grey)
         expected, _ = render("mug", "red", *angles, fovy, background)
-        torch.testing.assert_close(truth_of(batch)[index], expected[0].permute(1, 2, 0))
+        torch.testing.assert_close(
+            true_renders(Prompt.prompt, batch)[index], expected[0].permute(1, 2, 0)
+        )
 
 
 def test_pixels_ask_for_half_the_squared_error_of_an_image():
@@ -69,8 +60,8 @@ def test_pixels_ask_for_half_the_squared_error_of_an_image():
     rgb = torch.rand(2, 64, 64, 3, requires_grad=True)
     out = TruthPixelsGuidance({})(rgb, Prompt, **batch)
     (grad,) = torch.autograd.grad(out["loss_truth"], rgb)
-    torch.testing.assert_close(grad, (rgb - truth_of(batch)).detach() / 2)
-    at_truth = TruthPixelsGuidance({})(truth_of(batch), Prompt, **batch)
+    torch.testing.assert_close(grad, (rgb - true_renders(Prompt.prompt, batch)).detach() / 2)
+    at_truth = TruthPixelsGuidance({})(true_renders(Prompt.prompt, batch), Prompt, **batch)
     assert at_truth["loss_truth"] == 0
 
 
@@ -94,7 +85,8 @@ def test_the_score_points_from_the_latents_to_the_true_ones(score):
     (grad,) = torch.autograd.grad(out["loss_truth"], rgb)
 
     latents, truth = (
-        score.asd.teacher.encode(x.permute(0, 3, 1, 2)) for x in (rgb, truth_of(batch))
+        score.asd.teacher.encode(x.permute(0, 3, 1, 2))
+        for x in (rgb, true_renders(Prompt.prompt, batch))
     )
     t = torch.tensor([500, 500])
     schedule = score.asd.teacher.schedule
@@ -107,7 +99,7 @@ def test_the_score_points_from_the_latents_to_the_true_ones(score):
 
 def test_the_score_is_silent_at_the_truth(score):
     batch = cameras()
-    out = score(truth_of(batch).requires_grad_(), Prompt, **batch)
+    out = score(true_renders(Prompt.prompt, batch).requires_grad_(), Prompt, **batch)
     assert float(out["grad_norm"]) < 1e-4
 
 
@@ -124,7 +116,7 @@ def test_what_has_no_truth_is_told(change, message):
     batch = cameras(moved=change.pop("moved", 0.0))
     prompt = change.pop("prompt", "a red mug")
     with pytest.raises(UserError, match=message):
-        truth_of(batch | change, prompt)
+        true_renders(prompt, batch | change)
 
 
 def test_another_model_has_no_true_score(folders):

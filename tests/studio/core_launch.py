@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from processes import ROOT, run
 
 from threestudio_asd.cli import main as cli
@@ -45,6 +46,15 @@ def prepare(folder: Path) -> None:
     (folder / "toy.yaml").write_text(TOY)
     (folder / "custom").mkdir()
     shutil.copyfile(HERE / "toy_extension.py", folder / "custom" / "toy_extension.py")
+
+
+def prepare_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of :func:`launch`, made the present one; returns it."""
+    prepare(folder)
+    (folder / "custom" / "toy_extension.py").unlink()  # imported already
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return folder
 
 
 def launch(*arguments: str) -> int:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 import toy_extension  # noqa: F401  (registers the toy in this process)
-from core_launch import ROOT, TRIAL, launch, losses, prepare
+from core_launch import ROOT, TRIAL, launch, losses, prepare_here
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
@@ -16,11 +16,7 @@ from threestudio_asd.studio.checkpoint import save_atomically
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    prepare(tmp_path)
-    (tmp_path / "custom" / "toy_extension.py").unlink()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return tmp_path
+    return prepare_here(tmp_path, monkeypatch)
 
 
 def refused(capsys, *arguments):

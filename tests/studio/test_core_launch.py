@@ -9,18 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import toy_extension  # noqa: F401  (registers the toy in this process)
-from core_launch import RESUME, ROOT, TRIAL, launch, launch_process, losses, prepare
+from core_launch import RESUME, ROOT, TRIAL, launch, launch_process, losses, prepare, prepare_here
 from omegaconf import OmegaConf
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder for runs in this process."""
-    prepare(tmp_path)
-    (tmp_path / "custom" / "toy_extension.py").unlink()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return tmp_path
+    return prepare_here(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import toy_extension  # noqa: F401  (registers the toy in this process)
-from core_launch import RESUME, TRIAL, launch, prepare
+from core_launch import RESUME, TRIAL, launch, prepare_here
 from safetensors import SafetensorError
 
 from threestudio_asd import files
@@ -124,11 +124,7 @@ def fail(number):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    prepare(tmp_path)
-    (tmp_path / "custom" / "toy_extension.py").unlink()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return tmp_path
+    return prepare_here(tmp_path, monkeypatch)
 
 
 def told(capsys):

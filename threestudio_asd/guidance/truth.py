@@ -23,22 +23,19 @@ from .conditions import Conditions
 
 
 @torch.no_grad()
-def true_renders(
-    prompt: str,
-    elevation: Float[Tensor, " B"],
-    azimuth: Float[Tensor, " B"],
-    camera_distances: Float[Tensor, " B"],
-    batch: dict[str, Any],
-) -> Float[Tensor, "B H W 3"]:
+def true_renders(prompt: str, batch: dict[str, Any]) -> Float[Tensor, "B H W 3"]:
     """The prompt's scene from the cameras of ``batch`` before its ``comp_rgb_bg``, in [0, 1].
 
-    Angles in degrees.
+    Args:
+        batch: threestudio's batch of cameras, elevation and azimuth in degrees.
 
     Raises:
         UserError: A prompt that is not of the embedded world, cameras that do not look at the
             origin, images that are not square, or no colours to compare with.
     """
     name, shade = parse_prompt(prompt)
+    elevation, azimuth = batch["elevation"], batch["azimuth"]
+    camera_distances = batch["camera_distances"]
     behind = batch.get("comp_rgb_bg")
     if behind is None:
         raise UserError(
@@ -88,17 +85,10 @@ class TruthPixelsGuidance(host.BaseModule):
     cfg: Config
 
     def forward(
-        self,
-        rgb: Float[Tensor, "B H W 3"],
-        prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        **batch: Any,
+        self, rgb: Float[Tensor, "B H W 3"], prompt_utils: Any, **batch: Any
     ) -> dict[str, Any]:
-        """``loss_truth`` for renders in [0, 1], per image; angles in degrees."""
-        view = (elevation, azimuth, camera_distances)
-        apart = rgb - true_renders(prompt_utils.prompt, *view, batch)
+        """``loss_truth`` for renders in [0, 1], per image."""
+        apart = rgb - true_renders(prompt_utils.prompt, batch)
         return {"loss_truth": 0.5 * apart.square().sum() / len(rgb)}
 
 
@@ -164,18 +154,11 @@ class TruthScoreGuidance(host.BaseModule):
         self.asd.step = replace(self.asd.step, teacher=_TrueScores(codec))
 
     def forward(
-        self,
-        rgb: Float[Tensor, "B H W 3"],
-        prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        **batch: Any,
+        self, rgb: Float[Tensor, "B H W 3"], prompt_utils: Any, **batch: Any
     ) -> dict[str, Any]:
         """``loss_truth`` (its gradient with respect to the latents is w(t) (e - eps) / B) for
-        renders in [0, 1], and scalars for the log; angles in degrees."""
-        view = (elevation, azimuth, camera_distances)
-        truth = true_renders(prompt_utils.prompt, *view, batch)
+        renders in [0, 1], and scalars for the log."""
+        truth = true_renders(prompt_utils.prompt, batch)
         with torch.no_grad():
             latents = self.asd.encode_images(truth.permute(0, 3, 1, 2)).flatten(2)
         known = Conditions(latents, latents, latents)
