@@ -14,7 +14,7 @@ from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.captions import vocabulary
 from threestudio_asd.tiny.judge import load_judge
-from threestudio_asd.tiny.train.diffusion import sample_accuracy
+from threestudio_asd.tiny.train.measure import sample_accuracy
 
 # All of them, so that they share what is made once.
 pytestmark = pytest.mark.long

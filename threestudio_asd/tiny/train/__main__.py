@@ -1,8 +1,8 @@
-"""``python -m threestudio_asd.tiny.train judge|vae|diffusion|publish``, in this order.
+"""``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order.
 
 Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
-that it comes in. ``publish`` measures the model and puts it into the package under a name that
-holds a hash of its content.
+that it comes in. ``publish`` puts the measured model into the package under a name that holds a
+hash of its content.
 """
 
 import argparse

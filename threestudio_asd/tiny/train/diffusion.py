@@ -1,7 +1,6 @@
 """Train the UNet and text encoder of tiny-shapes and write the whole pipeline folder."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 
 from threestudio_asd.stop import held
 
-from ..captions import VIEWS, caption
 from ..dataset import Renders
-from ..judge import load_judge
 from ..scenes import HELD_OUT, training_pairs
-from .loop import run
+from .loop import note, run
+from .measure import sample_accuracy
 from .text import new_text_encoder, new_tokenizer, training_tokens
 from .vae import encode_all, teacher_renders
 
@@ -83,35 +81,6 @@ def pipeline(model: TextToLatents, vae: AutoencoderKL) -> StableDiffusionPipelin
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def sample_accuracy(
-    pipe: StableDiffusionPipeline,
-    count: int,
-    seed: int,
-    batch: int = 48,
-    pairs: Sequence[tuple[str, str]] = (),
-) -> float:
-    """Share of ``count`` samples (25 DDIM steps, scale 4) whose object and colour the judge names.
-
-    Captions cycle over ``pairs``, by default those of training, and the views.
-    """
-    judge, pairs = load_judge(), pairs or training_pairs()
-    # A stride coprime to the number of pairs visits them all in a mixed order.
-    wanted = [pairs[(i * 37) % len(pairs)] for i in range(count)]
-    captions = [caption(o, c, VIEWS[i % 4], False) for i, (o, c) in enumerate(wanted)]
-    generator = torch.Generator().manual_seed(seed)
-    named = []
-    for i in range(0, count, batch):
-        images = pipe(
-            captions[i : i + batch],
-            num_inference_steps=25,
-            guidance_scale=4.0,
-            generator=generator,
-            output_type="pt",
-        ).images
-        named += judge.name(images.float().cpu())
-    return sum(n == w for n, w in zip(named, wanted, strict=True)) / count
 
 
 def write_folder(
@@ -188,4 +157,5 @@ def main(
         "diffusion", work, model, draw, steps, lr, seed, save_every=save_every, on_save=report
     )
     write_folder(model, state, out / "vae", out)
+    note("diffusion", work, model, steps=steps, batch=batch, renders=renders, lr=lr, seed=seed)
     print(f"diffusion: saved to {out}")

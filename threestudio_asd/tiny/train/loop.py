@@ -1,10 +1,12 @@
 """The one training loop of the world's models: resumable, with progress and atomic checkpoints."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +110,8 @@ def run(
 
     ``model(*draw(step, generator))`` is the loss. The generator, on the model's device, is seeded
     with (seed, step), so a run resumed from ``folder/<name>.ckpt`` sees what an uninterrupted one
-    would have seen. On CUDA the pass forward and backward is recorded once and replayed: batches
-    keep their shapes there.
+    would have seen. On CUDA products are taken in TF32, and the pass forward and backward is
+    recorded once and replayed: batches keep their shapes there.
 
     Raises:
         Stopped: A signal came; the step that it came in is the last one in the checkpoint.
@@ -126,6 +128,7 @@ def run(
     model.train()
     loss_of = model
     if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
         # Launching its thousand kernels takes longer than running them.
         sample = draw(start, torch.Generator(device))
         loss_of = torch.cuda.make_graphed_callables(model, sample, allow_unused_input=True)
@@ -152,6 +155,16 @@ def run(
             if due and on_save is not None:
                 on_save(done)
     return training.average.state
+
+
+def note(name: str, folder: Path, model: nn.Module, **facts: Any) -> None:
+    """Write ``folder/<name>.json``: how the model was trained, on what, and in how many seconds."""
+    trained = torch.load(folder / f"{name}.ckpt", weights_only=True, map_location="cpu")
+    device = next(model.parameters()).device
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    facts |= {"seconds": round(trained["seconds"]), "hardware": hardware}
+    with written_whole(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def _tell(signum: Signals) -> None:

@@ -1,5 +1,6 @@
 """How good the model's samples are: judge and Frechet distance, held-out pairs apart."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
+
+from threestudio_asd.files import written_whole
 
 from ..captions import VIEWS, caption
 from ..dataset import COLOR_NAMES, OBJECT_NAMES, Renders, build
@@ -46,6 +49,25 @@ def sample(
         ).images
         images.append(drawn.float().cpu())
     return torch.cat(images)
+
+
+def sample_accuracy(
+    pipe: StableDiffusionPipeline,
+    count: int,
+    seed: int,
+    batch: int = 48,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> float:
+    """Share of ``count`` samples (scale 4) whose object and colour the judge names.
+
+    Captions cycle over ``pairs``, by default those of training, and the views.
+    """
+    pairs = pairs or training_pairs()
+    # A stride coprime to the number of pairs visits them all in a mixed order.
+    wanted = [pairs[(i * 37) % len(pairs)] for i in range(count)]
+    captions = [caption(o, c, VIEWS[i % 4], False) for i, (o, c) in enumerate(wanted)]
+    named = load_judge().name(sample(pipe, captions, 4.0, seed, batch))
+    return sum(n == w for n, w in zip(named, wanted, strict=True)) / count
 
 
 @torch.no_grad()
@@ -110,9 +132,13 @@ def measure(
 
 
 def main(work: Path, out: Path, steps: int = SAMPLES, device: str = "cpu") -> None:
-    """Print the measurements of the model in ``out``; ``steps`` is the number of samples."""
+    """Measure the model in ``out``, write ``work/measures.json``; ``steps`` samples."""
     pipe = StableDiffusionPipeline.from_pretrained(out, safety_checker=None).to(device)
     pipe.set_progress_bar_config(disable=True)
     began = time.time()
-    for pairs, found in measure(pipe, steps, batch=64 if device == "cpu" else 512).items():
-        print(f"{pairs} ({time.time() - began:.0f}s): {found}", flush=True)
+    measures = measure(pipe, steps, batch=64 if device == "cpu" else 512)
+    with written_whole(work / "measures.json") as partial:
+        partial.write_text(json.dumps(measures, indent=1) + "\n")
+    for pairs, found in measures.items():
+        print(f"{pairs}: {found}")
+    print(f"measured in {time.time() - began:.0f}s", flush=True)

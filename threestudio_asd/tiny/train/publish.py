@@ -2,21 +2,22 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
 from threestudio_asd.stop import held
 
 from .. import edition
 from ..captions import caption
 from ..scenes import COLORS, HELD_OUT, OBJECTS
-from .diffusion import sample_accuracy
+from .measure import sample
 
 CARD = """---
 license: apache-2.0
@@ -35,9 +36,11 @@ It exists to make score distillation testable on a CPU; it knows nothing else of
 - Views: "front view" (azimuth 0 is +x), "side view", "back view", "overhead view" (elevation > 60);
   "..., normal map" gives world-space normals as (n + 1) / 2 on black.
 - Never seen in training: {held_out}.
-- Trained with `python -m threestudio_asd.tiny.train vae` (seed 5) and `... diffusion` (seed 9,
-  {steps} steps of 48 images, {hours:.1f} h on one or two CPU cores) on 12,288 renders (seed 11).
-- The judge names object and colour of {accuracy:.1%} of 480 samples (25 DDIM steps, scale 4).
+- Trained with `python -m threestudio_asd.tiny.train`: {training}.
+- {samples:,} samples of 25 DDIM steps against as many true renders, Frechet distance in the judge's
+  features (FID) and the share whose object and colour the judge names:
+
+{table}
 
 ![25 DDIM steps at scale 4: objects by row, colours by column](samples.png)
 """
@@ -48,38 +51,76 @@ def sample_grid(pipe: StableDiffusionPipeline, seed: int = 0) -> Image.Image:
     rows: list[Tensor] = []
     for name in OBJECTS:
         captions = [caption(name, shade, "front", False) for shade in COLORS]
-        generator = torch.Generator().manual_seed(seed)
-        images = pipe(captions, 25, guidance_scale=4.0, generator=generator, output_type="pt")
-        rows.append(torch.cat(list(images.images.float().cpu()), dim=-1))
+        images = sample(pipe, captions, 4.0, seed, len(captions))
+        rows.append(torch.cat(list(images), dim=-1))
     grid = torch.cat(rows, dim=-2).permute(1, 2, 0)
     return Image.fromarray((grid.numpy() * 255).round().astype("uint8"))
 
 
-def main(work: Path, out: Path, steps: int = 480, seed: int = 3) -> None:
-    """``steps`` is the number of samples that the judge is shown."""
+def training_line(stage: str, facts: dict[str, Any]) -> str:
+    """A trained part, as the card says it."""
+    return (
+        f"{stage} {facts['steps']:,} steps of {facts['batch']} of {facts['renders']:,} renders"
+        f" (learning rate {facts['lr']:g}, seed {facts['seed']},"
+        f" {facts['seconds'] / 60:.0f} min on {facts['hardware']})"
+    )
+
+
+def measures_table(measures: dict[str, Any]) -> str:
+    """Markdown: a row for each set of pairs and scale; :func:`.measure.measure` says what."""
+
+    def number(fid: float | None) -> str:
+        return "too few samples" if fid is None else f"{fid:.2f}"
+
+    rows = ["| pairs | scale | FID | judge |", "|---|---|---|---|"]
+    for pairs, found in measures.items():
+        words = pairs.replace("_", " ")
+        rows.append(f"| {words} | true renders | {number(found['fid_of_renders'])} | |")
+        rows.append(f"| {words} | autoencoder alone | {number(found['fid_of_autoencoder'])} | |")
+        for scale, at in found["scales"].items():
+            rows.append(f"| {words} | {scale} | {number(at['fid'])} | {at['judge']:.1%} |")
+    return "\n".join(rows)
+
+
+def _noted(work: Path, stage: str, file: str) -> dict[str, Any]:
+    path = work / file
+    if not path.is_file():
+        raise UserError(f"publish: there is no {path}; run the stage '{stage}' first.")
+    return json.loads(path.read_text())
+
+
+def main(work: Path, out: Path, seed: int = 0, device: str = "cpu") -> None:
+    """Put the model of ``work`` into ``out`` as the next edition; ``seed`` of the sample grid.
+
+    Raises:
+        UserError: It is not trained or not measured yet.
+    """
+    training = {stage: _noted(work, stage, f"{stage}.json") for stage in ("vae", "diffusion")}
+    measures = _noted(work, "measure", "measures.json")
     source = work / "tiny-shapes"
-    pipe = StableDiffusionPipeline.from_pretrained(source, safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(source, safety_checker=None).to(device)
     pipe.set_progress_bar_config(disable=True)
-    began = time.time()
-    accuracy = sample_accuracy(pipe, steps, seed)
-    print(f"judge: {accuracy:.4f} of {steps} samples ({time.time() - began:.0f}s)")
-    trained = torch.load(work / "diffusion.ckpt", weights_only=True)
     folder = out / f"tiny-shapes-{content_hash(source, STABLE_DIFFUSION)[:8]}"
-    samples = sample_grid(pipe)
+    samples = sample_grid(pipe, seed)
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    known = measures["training_pairs"]
     card = CARD.format(
         parameters=sum(p.numel() for part in parts for p in part.parameters()) / 1e6,
         objects=len(OBJECTS),
         colors=len(COLORS),
         words=" ".join(sorted(pipe.tokenizer.get_vocab())),
         held_out=", ".join(f"{shade} {name}" for name, shade in HELD_OUT),
-        steps=trained["step"],
-        hours=trained["seconds"] / 3600,
-        accuracy=accuracy,
+        training=", then ".join(training_line(*item) for item in training.items()),
+        samples=known["samples"],
+        table=measures_table(measures),
     )
     others = [edition(other) for other in out.glob("tiny-shapes-*") if other != folder]
-    report = {"edition": 1 + max(others, default=0), "judge_accuracy": accuracy}
-    report |= {"samples": steps, "seed": seed, "scale": 4.0}
+    report = {
+        "edition": 1 + max(others, default=0),
+        "judge_accuracy": known["scales"]["4"]["judge"],
+        "training": training,
+        "measures": measures,
+    }
     with held():  # a folder is whole or not there
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)

@@ -12,7 +12,7 @@ from threestudio_asd.stop import held
 
 from ..dataset import Renders, cached
 from ..scenes import training_pairs
-from .loop import run
+from .loop import note, run
 
 RENDER_SEED = 11
 NORMAL_FRACTION = 0.13
@@ -161,6 +161,7 @@ def main(
     with held():
         vae.half().save_pretrained(out / "vae")
     vae.float()
+    note("vae", work, model, steps=steps, batch=batch, renders=renders, lr=lr, seed=seed)
     sample = data.images[:256].float() / 255
     with torch.no_grad():
         decoded = vae.decode(vae.encode(sample * 2 - 1).latent_dist.mean).sample / 2 + 0.5

@@ -1,0 +1,46 @@
+"""The stages of training one after the other, tiny: what each leaves, and what ``publish`` says."""
+
+import json
+
+import pytest
+import torch
+
+from threestudio_asd.errors import UserError
+from threestudio_asd.tiny import edition
+from threestudio_asd.tiny.train import diffusion, measure, publish, vae
+
+
+@pytest.mark.long
+def test_from_renders_to_a_published_edition(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "SCALES", (4.0,))
+    work, out = tmp_path / "work", tmp_path / "weights"
+    source = work / "tiny-shapes"
+    few = {"steps": 2, "renders": 96, "batch": 4}
+    vae.main(work, source, **few)
+    diffusion.main(work, source, **few)
+    with pytest.raises(UserError, match=r"no .*measures.json; run the stage 'measure' first"):
+        publish.main(work, out)
+    monkeypatch.setattr(measure, "DDIM_STEPS", 2)
+    measure.main(work, source, steps=8)
+    older = out / "tiny-shapes-0"
+    older.mkdir(parents=True)
+    (older / "report.json").write_text('{"edition": 1}')
+    publish.main(work, out)
+
+    (folder,) = set(out.iterdir()) - {older}
+    assert edition(folder) == 2
+    report = json.loads((folder / "report.json").read_text())
+    assert report["training"]["vae"] | {"seconds": 0} == {
+        **few,
+        "lr": 2e-3,
+        "seed": 5,
+        "seconds": 0,
+        "hardware": "CPU",
+    }
+    assert report["judge_accuracy"] == report["measures"]["training_pairs"]["scales"]["4"]["judge"]
+    card = (folder / "README.md").read_text()
+    assert "vae 2 steps of 4 of 96 renders (learning rate 0.002, seed 5, 0 min on CPU)" in card
+    assert "| held out pairs | 4 | too few samples |" in card
+    assert (folder / "samples.png").is_file()
+    trained = torch.load(work / "diffusion.ckpt", weights_only=True)
+    assert trained["step"] == report["training"]["diffusion"]["steps"]
