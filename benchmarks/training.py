@@ -2,15 +2,26 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).with_name("nerf.yaml")
 
 
-def step_ends(steps: int, *overrides: str) -> list[float]:
-    """Train ``CONFIG`` in this process; the clock (s) at the end of each step.
+class Enough(Exception):
+    """Ends a training whose end nobody waits for."""
 
+
+def step_ends(
+    steps: int,
+    *overrides: str,
+    config: Path | str = CONFIG,
+    end_of_step: Callable[[int, Any], None] = lambda step, system: None,
+) -> list[float]:
+    """Train ``config`` in this process; the clock (s) at the end of each step.
+
+    ``end_of_step(step, system)`` is called before the clock is read, with steps counted from 1.
     Imports only what runs: a benchmark may point PYTHONPATH to another checkout.
     """
     from threestudio_asd.cli.main import PLUGINS
@@ -21,12 +32,18 @@ def step_ends(steps: int, *overrides: str) -> list[float]:
 
     def record(self: Any, *args: Any, **kwargs: Any) -> None:
         on_batch_end(self, *args, **kwargs)
+        end_of_step(len(ends) + 1, self)
         ends.append(time.perf_counter())
 
     systems.BaseSystem.on_train_batch_end = record
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--config", str(CONFIG), "--train", f"exp_root_dir={folder}"]
-        prompt = "system.prompt_processor.prompt=a red mug"
-        length = f"trainer.max_steps={steps}"
-        launch.main([*arguments, prompt, length, *overrides], plugins=PLUGINS)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ["--config", str(config), "--train", f"exp_root_dir={folder}"]
+            prompt = "system.prompt_processor.prompt=a red mug"
+            length = f"trainer.max_steps={steps}"
+            launch.main([*arguments, prompt, length, *overrides], plugins=PLUGINS)
+    except Enough:
+        pass
+    finally:
+        systems.BaseSystem.on_train_batch_end = on_batch_end
     return ends
