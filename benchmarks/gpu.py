@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_parts import PARTS, ROOT, Setup
+from gpu_parts import PARTS, ROOT, Setup, first_line
 from report import RESULTS, describe, hardware
 
+from threestudio_asd import homes
 from threestudio_asd.files import written_whole
 
 #: Seconds, imports and the compilation of kernels included.
@@ -64,16 +65,17 @@ def in_process(args: argparse.Namespace) -> int:
     told: dict[str, Any] = {}
 
     def tell(figures: dict[str, Any]) -> None:
-        told.update(figures)
+        nonlocal told
+        told = figures
         write_json(args.figures, told)
 
+    homes.temporary()
+    homes.ensure_home()  # kernels are compiled into its cache
     try:
         PARTS[args.part_in_process](Setup(args.device, args.reduced, tell))
     except BaseException as error:
         traceback.print_exc()
-        # CUDA's messages end in lines of advice: the first says what happened.
-        lines = str(error).strip().splitlines() or [""]
-        tell({"error": f"{type(error).__name__}: {lines[0]}"})
+        tell(told | {"error": first_line(error)})
         return 1
     return 0
 
@@ -119,7 +121,7 @@ def environment(device: str) -> dict[str, str]:
     """Of a part: this checkout first, and no path that depends on the working folder."""
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths))}
-    found["PYTHONUNBUFFERED"] = "1"
+    found |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     if device == "cpu":
         found["CUDA_VISIBLE_DEVICES"] = ""  # trainings choose CUDA where they see it
     return found
@@ -135,8 +137,9 @@ def described(args: argparse.Namespace) -> dict[str, Any]:
             found["driver"] = (out.splitlines() or [None])[0]
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"driver not known: {error}", flush=True)
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     for package in ("warp-lang", "diffusers", "pytorch-lightning"):
-        found[package] = metadata.version(package)
+        found[package] = installed.get(package)
     return found | {"python": sys.version.split()[0], "reduced": args.reduced}
 
 

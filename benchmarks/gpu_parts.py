@@ -6,11 +6,12 @@ has it, so that a part that is cut off leaves what it had.
 
 import gc
 import importlib.util
-import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,6 +51,22 @@ class Setup:
             torch.cuda.synchronize()
 
 
+@contextmanager
+def going_on(figures: dict[str, Any], name: str) -> Iterator[None]:
+    """What the block raises becomes the part's ``error``; the part goes on to what follows."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        figures["error"] = f"{name}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """CUDA's messages end in lines of advice: the first says what happened."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
 def kernels(setup: Setup) -> None:
     """Each kernel against its torch reference; those of the rasteriser on a small picture."""
     import kernels as benchmark
@@ -58,7 +75,7 @@ def kernels(setup: Setup) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = torch.device(setup.device)
-    points, rays, quads, size = (2000, 64, 5, 16) if setup.reduced else (100_000, 4096, 12, 48)
+    points, rays, quads, size = (2000, 64, 5, 16) if setup.reduced else (100_000, 4096, 8, 24)
     figures: dict[str, Any] = {"points": points, "levels": 8, "rays": rays}
     figures |= {"triangles": 2 * quads**2, "pixels": size**2, "milliseconds": {}}
     groups = (
@@ -66,12 +83,15 @@ def kernels(setup: Setup) -> None:
         lambda: benchmark.rays(rays, device),
         lambda: raster.pairs(size, quads, device),
     )
+    seconds = 0.01 if setup.reduced else 0.5
     for group in groups:
-        for name, found in benchmark.compare(group(), device, 0.01 if setup.reduced else 0.5):
-            figures["milliseconds"][name] = found
+        for name, pair in group().items():
+            with going_on(figures, name):
+                ((_, found),) = benchmark.compare({name: pair}, device, seconds)
+                figures["milliseconds"][name] = found
             rows = figures["milliseconds"].values()
             errors = [row["largest_relative_error"] for row in rows]
-            worst = max(errors, key=lambda e: float("inf") if isinstance(e, str) else e)
+            worst = max(errors, default=None, key=lambda e: (isinstance(e, str), e))
             figures["headline"] = f"{len(errors)} kernels, largest relative error {worst}"
             setup.tell(figures)
 
@@ -171,10 +191,10 @@ def scenes(setup: Setup) -> None:
     )
     named = {"nerf, ASD": _nerf, "nerf, SDS": _nerf_sds, "geometry, ASD": _geometry}
     for name, training in named.items():
-        figures[name] = _scene(setup, training, warm, timed, marked)
-        speeds = (f"{key} {figures[key]['iterations_per_second']} it/s" for key in named)
-        done = [key for key in named if key in figures]
-        figures["headline"] = "; ".join(s for _, s in zip(done, speeds, strict=False))
+        with going_on(figures, name):
+            figures[name] = _scene(setup, training, warm, timed, marked)
+        speeds = {key: figures[key]["iterations_per_second"] for key in named if key in figures}
+        figures["headline"] = "; ".join(f"{key} {speed} it/s" for key, speed in speeds.items())
         setup.tell(figures)
 
 
@@ -340,8 +360,8 @@ def waits(setup: Setup) -> None:
         return
     figures["trainings"] = {}
     for name, training in {"nerf": _nerf, "geometry": _geometry, "2d": _images}.items():
-        found = count_waits(setup, training, warm, counted)
-        figures["trainings"][name] = found
+        with going_on(figures, name):
+            figures["trainings"][name] = count_waits(setup, training, warm, counted)
         counts = (f"{n} {f['per_step']}" for n, f in figures["trainings"].items())
         figures["headline"] = "waits per step: " + ", ".join(counts)
         setup.tell(figures)
@@ -353,7 +373,7 @@ def count_waits(setup: Setup, training: Training, warm: int, counted: int) -> di
 
     found: Counter[tuple[str, str | None]] = Counter()
 
-    with recorded_waits(found):
+    with recorded_waits(found) as listen:
 
         def on_step(step: int) -> None:
             if step == warm:
@@ -363,8 +383,7 @@ def count_waits(setup: Setup, training: Training, warm: int, counted: int) -> di
                 torch.cuda.set_sync_debug_mode("default")
                 raise Enough
             if step >= warm:
-                # Once more in each step: other libraries put filters of their own before it.
-                _hear_waits()
+                listen()  # in each step: other libraries put filters of their own before it
 
         try:
             _train(setup, training, on_step)
@@ -381,15 +400,11 @@ def count_waits(setup: Setup, training: Training, warm: int, counted: int) -> di
 WAIT = "called a synchronizing CUDA operation"
 
 
-def _hear_waits() -> None:
-    warnings.filterwarnings("always", message=f".*{WAIT}")
-
-
 @contextmanager
-def recorded_waits(found: Counter[tuple[str, str | None]]) -> Iterator[None]:
+def recorded_waits(found: Counter[tuple[str, str | None]]) -> Iterator[Callable[[], None]]:
     """Counts torch's warnings of waits by :func:`origin`, in any thread, instead of showing them.
 
-    Others are shown as before.
+    Others are shown as before. Yields what takes hold of warnings once more.
     """
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -400,9 +415,12 @@ def recorded_waits(found: Counter[tuple[str, str | None]]) -> Iterator[None]:
             else:
                 show(message, *args, **kwargs)
 
-        warnings.showwarning = record
-        _hear_waits()
-        yield
+        def listen() -> None:
+            warnings.showwarning = record
+            warnings.filterwarnings("always", message=f".*{WAIT}")
+
+        listen()
+        yield listen
 
 
 def origin(frame: FrameType | None) -> tuple[str, str | None]:
@@ -410,21 +428,28 @@ def origin(frame: FrameType | None) -> tuple[str, str | None]:
 
     A wait below no line of ours has the innermost line of any package instead.
     """
-    package = str(ROOT / "threestudio_asd") + os.sep
+    import threestudio_asd
+
+    package = Path(threestudio_asd.__file__).absolute().parent
     inner = None
     while frame is not None:
-        file = os.path.abspath(frame.f_code.co_filename)
-        if file.startswith(package):
-            return f"{Path(file).relative_to(ROOT)}:{frame.f_lineno}", inner
-        if inner is None and Path(file).name != "warnings.py" and Path(file) != Path(__file__):
-            # As an import names it: where the package lies is not of interest.
-            parts = Path(file).parts
-            start = (
-                len(parts) - parts[::-1].index("site-packages") if "site-packages" in parts else -3
-            )
-            inner = f"{'/'.join(parts[start:])}:{frame.f_lineno}"
+        file = Path(frame.f_code.co_filename).absolute()
+        if file.is_relative_to(package):
+            return f"{file.relative_to(package.parent)}:{frame.f_lineno}", inner
+        if inner is None and file.name not in ("warnings.py", Path(__file__).name):
+            inner = f"{_as_imported(file)}:{frame.f_lineno}"
         frame = frame.f_back
     return inner or "unknown", None
+
+
+def _as_imported(file: Path) -> Path:
+    """Relative to the folder of ``sys.path`` that it lies in: where that is is of no interest."""
+    folders = [
+        Path(p).absolute() for p in sys.path if p and file.is_relative_to(Path(p).absolute())
+    ]
+    return (
+        file.relative_to(max(folders, key=lambda f: len(f.parts))) if folders else Path(file.name)
+    )
 
 
 def step(setup: Setup, dtype: str) -> None:
@@ -483,8 +508,7 @@ def tests(setup: Setup) -> None:
         command += ["-n", "1" if setup.reduced else "8", "--dist", "worksteal"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        # Its output is this part's own; what it had is in the log should it be cut off.
-        code = subprocess.call([*command, f"--junitxml={report}"], cwd=ROOT)
+        code = _followed([*command, f"--junitxml={report}"], setup, figures)
         if code not in (0, 1) or not report.exists():
             raise RuntimeError(f"pytest ended with status {code}")
         figures |= _counted(ElementTree.parse(report).getroot())
@@ -493,6 +517,26 @@ def tests(setup: Setup) -> None:
         f"{figures['passed']} passed, {n_failed} failed, {figures['skipped']} skipped"
     )
     setup.tell(figures)
+
+
+def _followed(command: list[str], setup: Setup, figures: dict[str, Any]) -> int:
+    """Run pytest; its status. Its report comes at the end: until then lines are counted."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    seen: Counter[str] = Counter()
+    failed: list[str] = []
+    told = time.perf_counter()
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        outcome = re.search(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", line)
+        if outcome is None:
+            continue
+        seen[outcome[0].lower()] += 1
+        if outcome[0] in ("FAILED", "ERROR"):
+            failed += re.findall(r"tests/\S+", line)
+        if time.perf_counter() - told > 1:
+            setup.tell(figures | {"so_far": {**seen, "names": failed}})
+            told = time.perf_counter()
+    return process.wait()
 
 
 def _counted(report: ElementTree.Element) -> dict[str, Any]:
