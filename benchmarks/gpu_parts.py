@@ -443,13 +443,10 @@ def origin(frame: FrameType | None) -> tuple[str, str | None]:
 
 
 def _as_imported(file: Path) -> Path:
-    """Relative to the folder of ``sys.path`` that it lies in: where that is is of no interest."""
-    folders = [
-        Path(p).absolute() for p in sys.path if p and file.is_relative_to(Path(p).absolute())
-    ]
-    return (
-        file.relative_to(max(folders, key=lambda f: len(f.parts))) if folders else Path(file.name)
-    )
+    """Relative to the folder of ``sys.path`` in which it lies, as an import names it."""
+    folders = [Path(entry).absolute() for entry in sys.path if entry]
+    around = [folder for folder in folders if file.is_relative_to(folder)]
+    return file.relative_to(max(around, key=lambda f: len(f.parts), default=file.parent))
 
 
 def step(setup: Setup, dtype: str) -> None:

@@ -69,9 +69,7 @@ def test_waits_are_counted_by_our_innermost_line(parts):
     """In every thread and however often, and other warnings are let through."""
     from threestudio_asd import errors
 
-    line = (
-        "import warnings\ndef wait():\n    warnings.warn('called a synchronizing CUDA operation')"
-    )
+    line = f"import warnings\ndef wait():\n    warnings.warn({parts.WAIT!r})"
     ours, others = {}, {}
     exec(compile(line, errors.__file__, "exec"), ours)
     exec(compile(line, os.path.join(os.path.dirname(torch.__file__), "x.py"), "exec"), others)
@@ -90,6 +88,30 @@ def test_waits_are_counted_by_our_innermost_line(parts):
     assert found.pop(("threestudio_asd/errors.py:3", None)) == 3
     assert found.pop(("threestudio_asd/errors.py:2", "torch/x.py:3")) == 1
     assert list(found.values()) == [1]
+
+
+@pytest.mark.long
+def test_waits_are_those_of_a_training_step(parts, monkeypatch):
+    """With warnings in the place of a GPU's: one for each call of the UNet, two in a step."""
+    from threestudio_asd.teachers.unet import FrozenUNet
+
+    modes, predict = [], FrozenUNet.predict
+
+    def waiting(*args):
+        if modes[-1:] == ["warn"]:
+            warnings.warn(parts.WAIT, stacklevel=1)
+        return predict(*args)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(FrozenUNet, "predict", waiting)
+    setup = parts.Setup("cpu", reduced=True, tell=print)
+    found = parts.count_waits(setup, parts._images, warm=1, counted=2)
+    assert modes == ["warn", "default", "default"]
+    assert found["per_step"] == 2.0
+    assert all(row["line"].startswith("threestudio_asd/") for row in found["lines"])
+    assert {row["in"].rpartition("/")[2].partition(":")[0] for row in found["lines"]} == {
+        "test_benchmarks_gpu.py"
+    }
 
 
 def test_the_networks_time_is_the_union_of_their_calls(parts):
