@@ -44,18 +44,39 @@ class UNetTeacher(Teacher):
     encode = decode = embed_text = None
 
 
-def new_unet(kind: str) -> torch.nn.Module:
-    """Random weights: of tiny-shapes' size, or of Stable Diffusion 2.1's."""
-    if kind == "tiny":
-        from threestudio_asd.tiny.train.diffusion import new_unet
+def new_unet(kind: str, device: str) -> torch.nn.Module:
+    """Random weights, drawn on ``device``: of tiny-shapes' size, Stable Diffusion 2.1's, or the
+    least that has all parts, to test a benchmark with."""
+    with torch.device(device):
+        if kind == "tiny":
+            from threestudio_asd.tiny.train.diffusion import new_unet
 
-        return new_unet()
-    return diffusers.UNet2DConditionModel(
-        sample_size=64,
-        cross_attention_dim=1024,
-        attention_head_dim=(5, 10, 20, 20),
-        use_linear_projection=True,
-    )
+            return new_unet()
+        if kind == "least":
+            return diffusers.UNet2DConditionModel(
+                sample_size=8,
+                block_out_channels=(32, 32),
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                layers_per_block=1,
+                cross_attention_dim=32,
+                attention_head_dim=8,
+            )
+        return diffusers.UNet2DConditionModel(
+            sample_size=64,
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+        )
+
+
+def new_cases(unet: str, device: str, dtype: str) -> "dict[str, Case]":
+    """``plain`` and ``perp_neg``, on the same networks with random weights."""
+    torch.manual_seed(0)
+    network = new_unet(unet, device).to(device, DTYPES[dtype])
+    net = FrozenUNet(network, NoiseSchedule.scaled_linear().to(device))
+    critic = LoRACritic(net)
+    return {name: Case(net, critic, name == "perp_neg") for name in ("plain", "perp_neg")}
 
 
 class Case:
@@ -121,11 +142,19 @@ class Case:
 Name = tuple[str, str]
 
 
-def alternate(runs: dict[Name, Callable[[], None]], repeats: int, device: str) -> dict[Name, float]:
-    """Median milliseconds of each run; they take turns, after one round of warm-up."""
+def alternate(
+    runs: dict[Name, Callable[[], None]], repeats: int, device: str, seconds: float = float("inf")
+) -> dict[Name, float]:
+    """Median milliseconds of each run; they take turns, after one round of warm-up.
+
+    After ``seconds`` no further round begins, if there were three.
+    """
+    began = time.perf_counter()
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
+        if turn > 3 and time.perf_counter() - began > seconds:
+            break
         for name, run in runs.items():
             start = clock()
             run()
@@ -136,11 +165,13 @@ def alternate(runs: dict[Name, Callable[[], None]], repeats: int, device: str) -
     return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
-def compare(cases: dict[str, Case], repeats: int, device: str) -> dict[str, dict[str, float]]:
+def compare(
+    cases: dict[str, Case], repeats: int, device: str, seconds: float = float("inf")
+) -> dict[str, dict[str, float]]:
     """The times of each case, and how much faster the shared step is."""
     ways = ("shared", "hidden", "official")
     runs = {(name, way): getattr(case, way) for name, case in cases.items() for way in ways}
-    times = alternate(runs, repeats, device)
+    times = alternate(runs, repeats, device, seconds)
     report = {}
     for name in cases:
         shared, hidden, official = (times[name, way] for way in ways)
@@ -164,10 +195,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=31)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    unet = new_unet(args.unet).to(args.device, DTYPES[args.dtype])
-    net = FrozenUNet(unet, NoiseSchedule.scaled_linear().to(args.device))
-    critic = LoRACritic(net)
     report = {
         "hardware": hardware(args.device),
         "torch": torch.__version__,
@@ -176,7 +203,7 @@ def main() -> None:
         "batch": 1,
         "clock": "wall" if args.device.startswith("cuda") else "cpu",
     }
-    cases = {name: Case(net, critic, name == "perp_neg") for name in ("plain", "perp_neg")}
+    cases = new_cases(args.unet, args.device, args.dtype)
     report |= compare(cases, args.repeats, args.device)
     slug = re.sub(r"[^a-z0-9]+", "-", report["hardware"].lower()).strip("-")
     file = write(f"asd-step-{slug}{'' if args.unet == 'tiny' else '-' + args.unet}", report)

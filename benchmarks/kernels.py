@@ -8,7 +8,7 @@ time); --save writes benchmarks/results/kernels-NAME.json.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -24,6 +24,9 @@ from threestudio_asd.kernels.volrend import (
     pack_info,
 )
 
+#: A kernel and its reference: what each call returns is the same, but for rounding.
+Pair = tuple[Callable[[], tuple[Tensor, ...]], Callable[[], tuple[Tensor, ...]]]
+
 
 def least_ms(run: Callable[[], object], device: torch.device, seconds: float = 2.0) -> float:
     """Least time of ``run`` within about ``seconds``, after one warm-up.
@@ -32,6 +35,8 @@ def least_ms(run: Callable[[], object], device: torch.device, seconds: float = 2
     """
     clock = time.process_time if alone(device) else time.perf_counter
     run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < seconds or best == float("inf"):
         begin = clock()
@@ -51,7 +56,32 @@ def ray_points(n: int, device: torch.device) -> Tensor:
     return (target + t * direction).clamp(0, 1).view(-1, 3)[:n].contiguous().to(device)
 
 
-def hash_grid(n: int, device: torch.device) -> dict[str, list[float]]:
+def relative_error(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float | str:
+    """The largest difference of any tensor over its largest entry; or which sizes differ."""
+    errors = [0.0]
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours.shape != theirs.shape:
+            return f"sizes {tuple(ours.shape)} and {tuple(theirs.shape)}"
+        if theirs.numel():
+            ours, theirs = ours.detach().double(), theirs.detach().double()
+            size = theirs.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+            errors.append(float((ours - theirs).abs().max() / size))
+    return float(f"{max(errors):.2e}")
+
+
+def compare(
+    pairs: dict[str, Pair], device: torch.device, seconds: float = 2.0
+) -> Iterator[tuple[str, dict[str, float | str]]]:
+    """Name, and least milliseconds of both, their ratio, and the largest relative error."""
+    for name, (kernel, reference) in pairs.items():
+        error = relative_error(kernel(), reference())
+        ours, theirs = (least_ms(run, device, seconds) for run in (kernel, reference))
+        ratio = round(theirs / ours, 1) if ours else None
+        figures = {"kernel": ours, "torch": theirs, "ratio": ratio, "largest_relative_error": error}
+        yield name, figures
+
+
+def hash_grid(n: int, device: torch.device) -> dict[str, Pair]:
     grid = HashGrid(n_levels=8).to(device)
     x, upstream = ray_points(n, device), torch.randn(n, grid.n_output_dims, device=device)
 
@@ -61,30 +91,27 @@ def hash_grid(n: int, device: torch.device) -> dict[str, list[float]]:
     def reference(points: Tensor) -> Tensor:
         return hashgrid_reference(points, grid.params, grid.spec)
 
-    def normals_step(encode: Callable[[Tensor], Tensor]) -> None:
+    def normals_step(encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
         points = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(encode(points).sum(), points, create_graph=True)
-        torch.autograd.grad(slope.square().sum(), grid.params)
+        return torch.autograd.grad(slope.square().sum(), grid.params)
 
-    def forward(encode: Callable[[Tensor], Tensor]) -> None:
+    def forward(encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            encode(x)
+            return (encode(x),)
 
-    def training_step(encode: Callable[[Tensor], Tensor]) -> None:
-        torch.autograd.grad(encode(x), grid.params, upstream)
+    def training_step(encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(encode(x), grid.params, upstream)
 
     runs = {
         "hash grid forward": forward,
         "hash grid forward + backward": training_step,
         "hash grid through normals": normals_step,
     }
-    return {
-        name: [least_ms(partial(run, encode), device) for encode in (kernel, reference)]
-        for name, run in runs.items()
-    }
+    return {name: (partial(run, kernel), partial(run, reference)) for name, run in runs.items()}
 
 
-def rays(n_rays: int, device: torch.device) -> dict[str, list[float]]:
+def rays(n_rays: int, device: torch.device) -> dict[str, Pair]:
     grid = OccGridEstimator([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]).to(device)
     cells = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 3, indexing="ij"), -1)
     grid.binaries.copy_(cells.norm(dim=-1)[None] < 0.6)
@@ -95,14 +122,13 @@ def rays(n_rays: int, device: torch.device) -> dict[str, list[float]]:
     indices, starts, _ = march(*args, step)
     values, packs = torch.rand_like(starts), pack_info(indices, n_rays)
     print(f"{n_rays} rays, {len(starts)} samples")
-    pairs = {
+    return {
         "march": (lambda: march(*args, step), lambda: march_reference(*args, step)),
         "exclusive sum": (
-            lambda: exclusive_sum(values, packs),
-            lambda: exclusive_sum_reference(values, packs),
+            lambda: (exclusive_sum(values, packs),),
+            lambda: (exclusive_sum_reference(values, packs),),
         ),
     }
-    return {name: [least_ms(run, device) for run in pair] for name, pair in pairs.items()}
 
 
 def main() -> None:
@@ -123,13 +149,13 @@ def main() -> None:
         "rays": args.rays,
         "milliseconds": {},
     }
-    for name, (kernel, reference) in {
-        **hash_grid(args.points, device),
-        **rays(args.rays, device),
-    }.items():
-        ratio = round(reference / kernel, 1)
-        report["milliseconds"][name] = {"kernel": kernel, "torch": reference, "ratio": ratio}
-        print(f"{name:32s} kernel {kernel:9.3f} ms   torch {reference:9.3f} ms   {ratio:7.1f}x")
+    pairs = hash_grid(args.points, device) | rays(args.rays, device)
+    for name, found in compare(pairs, device):
+        report["milliseconds"][name] = found
+        print(
+            f"{name:32s} kernel {found['kernel']:9.3f} ms   torch {found['torch']:9.3f} ms   "
+            f"{found['ratio']:7.1f}x   error {found['largest_relative_error']}"
+        )
     if args.save:
         write(f"kernels-{args.save}", report)
 

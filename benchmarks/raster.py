@@ -10,28 +10,29 @@ is the least of several runs, in milliseconds (CPU time with one CPU thread, els
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from kernels import least_ms
+from kernels import Pair, least_ms
 from report import describe, write
 from torch import Tensor
 
-from threestudio_asd.kernels.antialias import antialias, edge_links
-from threestudio_asd.kernels.interpolate import interpolate
-from threestudio_asd.kernels.rasterize import rasterize
+from threestudio_asd.kernels.antialias import antialias, antialias_reference, edge_links
+from threestudio_asd.kernels.interpolate import interpolate, interpolate_reference
+from threestudio_asd.kernels.rasterize import rasterize, rasterize_reference
 
 TRIANGLES = 20_000
 
 
-def surface(device: torch.device) -> tuple[Tensor, Tensor]:
-    """A bumpy torus of 100 x 100 quads that fills the picture: pos (1, Nv, 4), tri."""
-    turn = torch.arange(100) / 100 * 2 * math.pi
+def surface(device: torch.device, quads: int = 100) -> tuple[Tensor, Tensor]:
+    """A bumpy torus of quads x quads that fills the picture: pos (1, Nv, 4), tri."""
+    turn = torch.arange(quads) / quads * 2 * math.pi
     u, v = torch.meshgrid(turn, turn, indexing="ij")
     tube = 0.3 + 0.05 * torch.sin(7 * u) * torch.cos(5 * v)
     x, y = (0.6 + tube * v.cos()) * u.cos(), (0.6 + tube * v.cos()) * u.sin()
     depth = 2 - tube * v.sin()
     clip = torch.stack([1.8 * x, 1.8 * y, 1.2 * depth - 1.1, depth], dim=-1)
-    index = torch.arange(10_000).view(100, 100)
+    index = torch.arange(quads**2).view(quads, quads)
     a, b, c, d = index, index.roll(-1, 0), index.roll(-1, 1), index.roll((-1, -1), (0, 1))
     tri = torch.cat([torch.stack([a, b, d], dim=-1), torch.stack([a, d, c], dim=-1)])
     return clip.view(1, -1, 4).to(device), tri.view(-1, 3).int().to(device)
@@ -68,6 +69,51 @@ def runs(pos: Tensor, tri: Tensor, size: int) -> dict[str, Callable[[], object]]
         "edge links": lambda: edge_links(tri),
         "antialias": lambda: antialias(color, rast, pos, tri, links),
         "antialias backward": back(smooth, color, pos),
+    }
+
+
+def pairs(size: int, quads: int, device: torch.device) -> dict[str, Pair]:
+    """Each kernel, forward and backward, and its reference on one picture of a torus.
+
+    The references look at every pair of a pixel and a triangle: ``size`` is in the tens.
+    """
+    pos, tri = surface(device, quads)
+    pos, attr = pos.requires_grad_(), torch.rand(1, pos.shape[1], 3, device=device)
+    attr, rast = attr.requires_grad_(), rasterize(pos, tri, (size, size))[0].detach()
+    color, links = interpolate(attr, rast, tri)[0].detach().requires_grad_(), edge_links(tri)
+    up = torch.randn(1, size, size, 3, device=device)
+
+    def backward(run: Callable[[], tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        output = run()[0]
+        return torch.autograd.grad(output, inputs, up[..., : output.shape[-1]])
+
+    rows: dict[str, tuple[Pair, tuple[Tensor, ...]]] = {
+        "rasterize": (
+            (
+                lambda: (rasterize(pos, tri, (size, size))[0][..., :2],),
+                lambda: (rasterize_reference(pos, tri, (size, size))[0][..., :2],),
+            ),
+            (pos,),
+        ),
+        "interpolate": (
+            (
+                lambda: (interpolate(attr, rast, tri)[0],),
+                lambda: (interpolate_reference(attr, rast, tri),),
+            ),
+            (attr,),
+        ),
+        "antialias": (
+            (
+                lambda: (antialias(color, rast, pos, tri, links),),
+                lambda: (antialias_reference(color, rast, pos, tri),),
+            ),
+            (color, pos),
+        ),
+    }
+    forward = {name: pair for name, (pair, _) in rows.items()}
+    return forward | {
+        f"{name} forward + backward": tuple(partial(backward, run, *inputs) for run in pair)
+        for name, (pair, inputs) in rows.items()
     }
 
 

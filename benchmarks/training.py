@@ -1,4 +1,4 @@
-"""A training whose steps are timed, for benchmarks that compare whole trainings."""
+"""Trainings whose steps are watched, for benchmarks of whole trainings."""
 
 import tempfile
 import time
@@ -10,7 +10,11 @@ CONFIG = Path(__file__).with_name("nerf.yaml")
 
 
 class Enough(Exception):
-    """Ends a training whose end nobody waits for."""
+    """Raised in ``on_step``: ends a training that has nothing more to tell, without its test."""
+
+
+def train(on_step: Callable[[int], None], *overrides: str, config: Path = CONFIG) -> None:
+    """Train ``config`` in this process; ``on_step(n)`` is called at the end of the n-th step.
 
 
 def step_ends(
@@ -27,23 +31,29 @@ def step_ends(
     from threestudio_asd.cli.main import PLUGINS
     from threestudio_asd.studio import launch, systems
 
-    ends: list[float] = []
+    done = 0
     on_batch_end = systems.BaseSystem.on_train_batch_end
 
-    def record(self: Any, *args: Any, **kwargs: Any) -> None:
+    def told(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal done
         on_batch_end(self, *args, **kwargs)
-        end_of_step(len(ends) + 1, self)
-        ends.append(time.perf_counter())
+        done += 1
+        on_step(done)
 
-    systems.BaseSystem.on_train_batch_end = record
+    systems.BaseSystem.on_train_batch_end = told
     try:
         with tempfile.TemporaryDirectory() as folder:
             arguments = ["--config", str(config), "--train", f"exp_root_dir={folder}"]
             prompt = "system.prompt_processor.prompt=a red mug"
-            length = f"trainer.max_steps={steps}"
-            launch.main([*arguments, prompt, length, *overrides], plugins=PLUGINS)
+            launch.main([*arguments, prompt, *overrides], plugins=PLUGINS)
     except Enough:
         pass
     finally:
         systems.BaseSystem.on_train_batch_end = on_batch_end
+
+
+def step_ends(steps: int, *overrides: str) -> list[float]:
+    """Train ``CONFIG`` for ``steps`` steps; the clock (s) at the end of each."""
+    ends: list[float] = []
+    train(lambda _: ends.append(time.perf_counter()), f"trainer.max_steps={steps}", *overrides)
     return ends
