@@ -1,4 +1,4 @@
-"""Every figure that needs a GPU, in ten minutes: each part in a process with a time limit.
+"""Every figure that needs a GPU, in about ten minutes: each part in a process with a time limit.
 
     python benchmarks/gpu.py [--device cuda] [--parts NAME ...] [--out FILE] [--again] [--reduced]
 
@@ -8,6 +8,7 @@
 - waits: where a training step waits for the device, and how often.
 - step-fp32, step-fp16, step-bf16: the ASD step against the official schedule of passes at Stable
   Diffusion 2.1's size, with random weights.
+- true-size: configs/asd-nerf.yaml on random weights of that size: iterations per second, memory.
 - tests: those that do more where there is CUDA.
 
 The report (benchmarks/results/gpu-HARDWARE.json) is written whole after every part. Started again
@@ -46,6 +47,7 @@ LIMITS = {
     "step-fp32": 60,
     "step-fp16": 60,
     "step-bf16": 60,
+    "true-size": 90,
     "tests": 150,
 }
 

@@ -16,16 +16,6 @@ class Enough(Exception):
 def train(on_step: Callable[[int], None], *overrides: str, config: Path = CONFIG) -> None:
     """Train ``config`` in this process; ``on_step(n)`` is called at the end of the n-th step.
 
-
-def step_ends(
-    steps: int,
-    *overrides: str,
-    config: Path | str = CONFIG,
-    end_of_step: Callable[[int, Any], None] = lambda step, system: None,
-) -> list[float]:
-    """Train ``config`` in this process; the clock (s) at the end of each step.
-
-    ``end_of_step(step, system)`` is called before the clock is read, with steps counted from 1.
     Imports only what runs: a benchmark may point PYTHONPATH to another checkout.
     """
     from threestudio_asd.cli.main import PLUGINS

@@ -20,9 +20,10 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def parts(monkeypatch):
+def module(monkeypatch):
+    """Of the measurements, by name."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("gpu_parts")
+    return lambda name: importlib.import_module(f"gpu_parts.{name}")
 
 
 def gpu(out: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -65,11 +66,12 @@ def test_parts_are_measured_once_and_each_has_its_limit(tmp_path):
     ]
 
 
-def test_waits_are_counted_by_our_innermost_line(parts):
+def test_waits_are_counted_by_our_innermost_line(module):
     """In every thread and however often, and other warnings are let through."""
     from threestudio_asd import errors
 
-    line = f"import warnings\ndef wait():\n    warnings.warn({parts.WAIT!r})"
+    waits = module("waits")
+    line = f"import warnings\ndef wait():\n    warnings.warn({waits.WAIT!r})"
     ours, others = {}, {}
     exec(compile(line, errors.__file__, "exec"), ours)
     exec(compile(line, os.path.join(os.path.dirname(torch.__file__), "x.py"), "exec"), others)
@@ -77,7 +79,7 @@ def test_waits_are_counted_by_our_innermost_line(parts):
     exec(compile("def call():\n    wait()", errors.__file__, "exec"), through)
     found = Counter()
     with pytest.warns(UserWarning, match="another"):
-        with parts.recorded_waits(found) as listen:
+        with waits.recorded_waits(found) as listen:
             warnings.simplefilter("ignore")
             listen()
             for _ in range(3):
@@ -91,21 +93,22 @@ def test_waits_are_counted_by_our_innermost_line(parts):
 
 
 @pytest.mark.long
-def test_waits_are_those_of_a_training_step(parts, monkeypatch):
+def test_waits_are_those_of_a_training_step(module, monkeypatch):
     """With warnings in the place of a GPU's: one for each call of the UNet, two in a step."""
     from threestudio_asd.teachers.unet import FrozenUNet
 
+    waits = module("waits")
     modes, predict = [], FrozenUNet.predict
 
     def waiting(*args):
         if modes[-1:] == ["warn"]:
-            warnings.warn(parts.WAIT, stacklevel=1)
+            warnings.warn(waits.WAIT, stacklevel=1)
         return predict(*args)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(FrozenUNet, "predict", waiting)
-    setup = parts.Setup("cpu", reduced=True, tell=print)
-    found = parts.count_waits(setup, parts._images, warm=1, counted=2)
+    setup = waits.Setup("cpu", reduced=True, tell=print)
+    found = waits.count_waits(setup, waits.images, warm=1, counted=2)
     assert modes == ["warn", "default", "default"]
     assert found["per_step"] == 2.0
     assert all(row["line"].startswith("threestudio_asd/") for row in found["lines"])
@@ -114,14 +117,15 @@ def test_waits_are_those_of_a_training_step(parts, monkeypatch):
     }
 
 
-def test_the_networks_time_is_the_union_of_their_calls(parts):
-    networks = parts.NetworkTime(parts.Marks(cuda=False))
+def test_the_networks_time_is_the_union_of_their_calls(module):
+    times = module("network_time")
+    networks = times.NetworkTime(times.Marks(cuda=False))
     networks._spans = [[11.0, 12.0], [11.5, 13.0], [14.0, 15.0], [11.2, 11.3]]
     assert networks.seconds(10.0) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("name", ["encoder", "critic"])
-def test_backward_passes_are_part_of_the_networks_time(parts, monkeypatch, name):
+def test_backward_passes_are_part_of_the_networks_time(module, monkeypatch, name):
     """A sleep in the backward pass of a call counts, one beside it does not."""
     from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
     from threestudio_asd.teachers.unet import FrozenUNet
@@ -141,8 +145,9 @@ def test_backward_passes_are_part_of_the_networks_time(parts, monkeypatch, name)
     net.unet.weight, net.unet.bias = weight, None
     monkeypatch.setattr(StableDiffusionTeacher, "encode", lambda self, x: Slow.apply(x))
     monkeypatch.setattr(FrozenUNet, "predict", lambda self, x: Slow.apply(x * self.unet.weight))
-    marks = parts.Marks(cuda=False)
-    with parts.NetworkTime(marks) as networks:
+    times = module("network_time")
+    marks = times.Marks(cuda=False)
+    with times.NetworkTime(marks) as networks:
         networks.on, origin = True, marks.now()
         x = torch.ones(2, requires_grad=True)
         if name == "encoder":
@@ -153,7 +158,7 @@ def test_backward_passes_are_part_of_the_networks_time(parts, monkeypatch, name)
         assert networks.seconds(origin) == pytest.approx(0.2, abs=0.1)
 
 
-def test_pytests_report_is_counted(parts):
+def test_pytests_report_is_counted(module):
     from xml.etree import ElementTree
 
     report = ElementTree.fromstring(
@@ -161,7 +166,7 @@ def test_pytests_report_is_counted(parts):
         "<failure message='assert 1 == 2&#10;more'/></testcase><testcase classname='a' name='z'>"
         "<skipped/></testcase></testsuite></testsuites>"
     )
-    assert parts._counted(report) == {
+    assert module("suite")._counted(report) == {
         "passed": 1,
         "skipped": 1,
         "failed": {"a::y": ["assert 1 == 2"]},
