@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from threestudio_asd.tiny.render import FIXED_AZIMUTHS, fixed_views
 from threestudio_asd.tiny.turns import Facing, facing, views_around
@@ -40,6 +41,26 @@ def test_noise_and_another_tint_do_not_make_janus():
     noise = 0.1 * torch.randn(images.shape, generator=torch.manual_seed(0))
     assert facing(images + noise, masks, "chair", "green") == Facing(60.0, False)
     assert facing(0.8 * images, masks, "chair", "green") == Facing(60.0, False)
+
+
+@pytest.mark.parametrize("name", ["mug", "chair", "snowman", "house", "table", "cube"])
+def test_a_smaller_and_blurred_result_has_one_front(name):
+    images, masks = (x.float() for x in seen(name, 45))
+    turned = torch.cat((images - 0.5, masks[:, None]), dim=1)
+    small = F.pad(F.interpolate(turned, size=(60, 60), mode="area"), (2, 2, 3, 1))
+    images, masks = small[:, :3] + 0.5, small[:, 3] > 0.5
+    assert facing(images, masks, name, "green").janus is False
+    images = F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
+    assert facing(images, masks, name, "green").janus is False
+
+
+@pytest.mark.parametrize("name", ["mug", "chair", "snowman", "house"])
+def test_a_second_front_shows_in_a_smaller_result_too(name):
+    images, masks = seen(name, 0)
+    turned = torch.cat((images - 0.5, masks[:, None].float()), dim=1)
+    turned[4] = turned[0]
+    small = F.pad(F.interpolate(turned, size=(60, 60), mode="area"), (2, 2, 3, 1))
+    assert facing(small[:, :3] + 0.5, small[:, 3] > 0.5, name, "green").janus
 
 
 def test_the_same_from_all_sides_is_janus():

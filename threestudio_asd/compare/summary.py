@@ -39,7 +39,7 @@ MEASURES = {
     "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
     "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
     "volume_iou": Measure("volume IoU", 1, "of the body; a filled mug is wrong"),
-    "janus": Measure("Janus rate", -1, "share whose other side shows the front as well"),
+    "janus": Measure("Janus rate", -1, "share of which another side looks like the front"),
     "azimuth_error": Measure("azimuth error", -1, "degrees from the asked front to the found"),
 }
 COSTS = {

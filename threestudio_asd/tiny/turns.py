@@ -26,9 +26,7 @@ TURNS = 360 // TURN_STEP
 # Mean absolute differences of colours, in [0, 1], over what either picture shows.
 SAME = 0.001  # the truth and itself after a turn that changes nothing
 UNLIKE = 0.012  # two true views of which one is no longer the other
-# Another side that is at most this much farther from the true front than the result's own front.
-AS_WELL = 1.1
-FRONT = 20  # degrees to either side of azimuth 0 that count as the front
+SIDE = 20  # degrees to either side of an azimuth that count as the same side
 
 _FIXED = torch.tensor(FIXED_AZIMUTHS) // TURN_STEP
 _TURN = torch.arange(TURNS)
@@ -45,9 +43,9 @@ class Facing:
         azimuth_error: degrees between the asked front (azimuth 0) and the found one, in [0, 180];
             turns that leave the object as it is do not count. None for an object that looks the
             same from all around.
-        janus: another side shows the front as well as the front does (a second face, a second
-            handle; a blob that looks the same from everywhere has it, too). None where the true
-            object has no other side that is unlike its front.
+        janus: a view that should show another side is at least as near to the true front as to that
+            side (a second face, a second handle; a blob that looks the same from everywhere has
+            it, too). None where the true object has no other side that is unlike its front.
     """
 
     azimuth_error: float | None
@@ -95,14 +93,16 @@ def _azimuth_error(turn: int, changes_nothing: Bool[Tensor, " T"]) -> float | No
 
 
 def _janus(apart: Float[Tensor, "8 T"], own: Float[Tensor, "T T"], turn: int) -> bool | None:
-    front = _either_way(_TURN) * TURN_STEP <= FRONT
+    front = _either_way(_TURN) * TURN_STEP <= SIDE
     seen = (_FIXED + turn) % TURNS  # where the truth looks as the result should in each view
     other = own[seen][:, front].amin(1) > UNLIKE
     if not bool(other.any()):
         return None
-    from_front = apart[:, front].amin(1)
-    nearest = int(_either_way(seen).argmin())
-    return bool((from_front[other] <= AS_WELL * from_front[nearest]).any())
+    # Compared with the same view's distance from the side that it should show, for what is wrong
+    # with a result from all around (its size, its edges, a tint) is in both.
+    there = _either_way((_TURN - seen[:, None]) % TURNS) * TURN_STEP <= SIDE
+    from_own = apart.masked_fill(~there, torch.inf).amin(1)
+    return bool((apart[:, front].amin(1) <= from_own)[other].any())
 
 
 def _either_way(steps: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
