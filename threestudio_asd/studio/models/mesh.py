@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from threestudio_asd.kernels.antialias import edge_links
+from threestudio_asd.kernels.rasterize import Triangles
 from threestudio_asd.studio import log
 from threestudio_asd.studio.models.mesh_uv import unwrap
 
@@ -28,6 +29,7 @@ class Mesh:
         self._v_nrm: Tensor | None = None
         self._v_rgb: Tensor | None = None
         self._edges: tuple[Tensor, Tensor] | None = None
+        self._triangles: Triangles | None = None
         self._links: Tensor | None = None
         self._uv: tuple[Tensor, Tensor] | None = None
 
@@ -83,10 +85,22 @@ class Mesh:
         return self._edges
 
     @property
+    def triangles(self) -> Triangles:
+        """``t_pos_idx`` as the rasteriser takes them, checked at the first use.
+
+        Raises:
+            UserError: if they name vertices that are not there.
+        """
+        if self._triangles is None:
+            corners, count = self.t_pos_idx.int(), len(self.v_pos)
+            self._triangles = Triangles.checked(corners, count, self.v_pos.device)
+        return self._triangles
+
+    @property
     def edge_links(self) -> Int[Tensor, "links"]:
         """What antialiasing needs to know of the triangles, :func:`.antialias.edge_links`."""
         if self._links is None:
-            self._links = edge_links(self.t_pos_idx.int())
+            self._links = edge_links(self.triangles.corners)
         return self._links
 
     def normal_consistency(self) -> Float[Tensor, ""]:
