@@ -2,15 +2,17 @@
 
     python benchmarks/waiting.py [--trainings NeRF geometry texture 2D] [--steps 8] [OVERRIDE ...]
 
-Trains the shipped tiny configs for a few steps (geometry and texture go on from a NeRF and from
-each other) and prints a table per training: synchronisations per step, averaged, by the innermost
-line of ours. On CUDA PyTorch itself tells of them (``torch.cuda.set_sync_debug_mode``), copies to
-the device from the CPU's pageable memory included. On the CPU the operations are counted that
-would wait on CUDA: numbers read from tensors and sizes that depend on data; copies cannot be seen
-there, and a number that was drawn on the CPU in the first place (``ON_CPU``) is none.
+Trains the shipped tiny configs for a few steps, logging at every one (geometry and texture go on
+from earlier stages trained here), and prints a table per training: waits per step by the innermost
+line of ours. On CUDA PyTorch tells of them (``torch.cuda.set_sync_debug_mode``), of copies to the
+device from ordinary memory too. On the CPU those operations are counted that would wait on CUDA:
+numbers and tensors taken to the CPU, sizes that depend on data; and apart from them the copies to
+the device. Which tensors a CUDA training has on the CPU is told there by their origin: they were
+made without naming a device, copied by ``cpu()``, or computed from such.
 """
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -18,18 +20,22 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 from training import Enough, step_ends
 
-#: The lines of the program whose tensors are the CPU's own on every device.
-ON_CPU = ("torch.rand(()",)
-#: Steps of the NeRF that geometry starts from, and of the geometry that texture starts from.
-BEFORE = 20
+NAMES = ("NeRF", "geometry", "texture", "2D")
+COPY = "copy to the device: "
+#: Steps of the NeRF that the geometry starts from.
+NERF_STEPS = 20
 
 aten = torch.ops.aten
 #: Operations that wait on CUDA, whatever their arguments.
@@ -42,63 +48,132 @@ WAITING = {
     aten.unique_consecutive.default,
     aten.equal.default,
     aten.bincount.default,
-    aten.linalg_inv_ex.default,
 }
-#: Operations that wait if an index is a mask.
+#: Operations that wait if an index is a mask (except to fill with one number).
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+TAKEN = {Tensor.cpu, Tensor.numpy, Tensor.tolist}
+MOVED = {Tensor.to, Tensor.cuda}
+MADE_ON_DEVICE = {torch.tensor, torch.as_tensor}
 
 
 def _waits(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if operation in WAITING:
         return True
     if operation in INDEXED:
-        indices = [index for index in args[1] if index is not None]
-        return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+        if len(args) > 2 and args[2].dim() == 0:
+            return False
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
     return operation is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
 
 
-def _line(stack: traceback.StackSummary) -> str | None:
-    """The innermost line of ours as "file:line code"; None for a number of the CPU's own."""
-    ours = [frame for frame in stack if "/threestudio_asd/" in frame.filename]
-    between = stack[stack.index(ours[-1]) :] if ours else stack
-    if any("/torch/optim/" in frame.filename for frame in between):
-        return None  # the counts of its steps are on the CPU
+def _line() -> str | None:
+    """The innermost line of ours as "file:line code"; None for what is on the CPU always: batches
+    as they are loaded, and optimisers' counts of their steps."""
+    stack = traceback.extract_stack()
+    ours = [k for k, frame in enumerate(stack) if "/threestudio_asd/" in frame.filename]
+    inner = [frame.filename for frame in stack[ours[-1] if ours else 0 :]]
+    if "/studio/data/" in inner[0] or any("/torch/optim/" in name for name in inner):
+        return None
     if not ours:
         return "elsewhere"
-    name = ours[-1].filename.rpartition("/threestudio_asd/")[2]
-    code = ours[-1].line or ""
-    return None if any(own in code for own in ON_CPU) else f"{name}:{ours[-1].lineno} {code}"
+    frame = stack[ours[-1]]
+    return f"{frame.filename.rpartition('/threestudio_asd/')[2]}:{frame.lineno} {frame.line}"
 
 
-class Counted(TorchDispatchMode):
-    """Counts what would wait on CUDA, on CPU tensors."""
+def _called_by(function: str) -> bool:
+    return any(frame.name == function for frame in traceback.extract_stack(limit=12))
 
-    def __init__(self, found: Counter[str]) -> None:
+
+class _OnCpu:
+    """The tensors that would be on the CPU, and what the others make wait."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+        self._known = WeakTensorKeyDictionary()
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self._known
+
+    def mark(self, value: Any, here: bool) -> None:
+        for tensor in tree_leaves(value):
+            if isinstance(tensor, Tensor):
+                if here:
+                    self._known[tensor] = True
+                else:
+                    self._known.pop(tensor, None)
+
+    def count(self, prefix: str = "") -> None:
+        line = _line()
+        if line is not None:
+            self.found[prefix + line] += 1
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, on_cpu: _OnCpu) -> None:
         super().__init__()
-        self.found = found
+        self.on_cpu = on_cpu
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict | None = None
-    ) -> Any:
-        if _waits(func, args, kwargs or {}):
-            line = _line(traceback.extract_stack())
-            if line is not None:
-                self.found[line] += 1
-        return func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        here = bool(tensors) and all(x in self.on_cpu for x in tensors)
+        if not here and _waits(func, args, kwargs):
+            self.on_cpu.count()
+        out = func(*args, **kwargs)
+        if here:
+            self.on_cpu.mark(out, True)
+        return out
+
+
+class _Calls(TorchFunctionMode):
+    def __init__(self, on_cpu: _OnCpu) -> None:
+        super().__init__()
+        self.on_cpu = on_cpu
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, on_cpu = kwargs or {}, self.on_cpu
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        made = not any(isinstance(x, Tensor) for x in tree_leaves((args, kwargs)))
+        here = first in on_cpu
+        if func in TAKEN and not here and first.dim():  # a single number is read by an operation
+            on_cpu.count()
+        uploads = made and func in MADE_ON_DEVICE and kwargs.get("device") is not None
+        if uploads or (func is Tensor.new_tensor and not here):
+            on_cpu.count(COPY)
+        out = func(*args, **kwargs)
+        # The same memory under a name of its own, as a copy would have.
+        if func is Tensor.cpu and not here:
+            on_cpu.mark(out := out.view_as(out), True)
+        if func in MOVED and here and _names_device(args[1:], kwargs):
+            # Lightning's logged values stay where they are; its batches do not wait on CUDA.
+            if _called_by("update_metrics") or _called_by("log"):
+                return out
+            if not (kwargs.get("non_blocking") or _called_by("move_data_to_device")):
+                on_cpu.count(COPY)
+            on_cpu.mark(out := out.view_as(out), False)
+        if made and kwargs.get("device") is None:
+            on_cpu.mark(out, True)
+        return out
+
+
+def _names_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    values = (*args, kwargs.get("device"), kwargs.get("other"))
+    return any(isinstance(x, torch.device | str | Tensor) for x in values)
 
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """The lines that wait for the device in the block, with their number."""
-    found: Counter[str] = Counter()
+    """What waits for the device in the block: lines with their number."""
     if not torch.cuda.is_available():
-        with Counted(found):
-            yield found
+        on_cpu = _OnCpu()
+        with _Calls(on_cpu), _Operations(on_cpu):
+            yield on_cpu.found
         return
+    found: Counter[str] = Counter()
 
     def told(message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" in str(message):
-            found[_line(traceback.extract_stack()) or "the CPU's own"] += 1
+            found[_line() or "torch/optim"] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -110,81 +185,79 @@ def counting() -> Iterator[Counter[str]]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def waits(
-    config: str, *overrides: str, steps: int = 8, warm: int = 3
-) -> tuple[float, dict[str, float]]:
-    """Synchronisations per step of a training of ``config``, and by line, most frequent first;
-    averaged over ``steps`` steps after ``warm``."""
-    found: Counter[str] = Counter()
-    block: list[Any] = []
+def waits(config: str, *overrides: str, steps: int = 8, warm: int = 3) -> dict[str, float]:
+    """Waits per step of a training of ``config`` by line, most frequent first: averages over
+    ``steps`` steps after ``warm``."""
+    from threestudio_asd.teachers import recorded
 
-    def end_of_step(step: int, system: Any) -> None:
-        if step == warm:
-            block.append(counting())
-            block.append(block[0].__enter__())
-        if step == warm + steps:
-            found.update(block[1])
-            raise Enough
+    recorded.AFTER = math.inf  # a recording on the CPU hides its operations' lines
+    found: dict[str, float] = {}
 
-    fixed = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=100000", "pieces=1")
-    try:
-        step_ends(warm + steps + 1, *fixed, *overrides, config=config, end_of_step=end_of_step)
-    finally:
-        if block:
-            block[0].__exit__(None, None, None)
-    by_line = {line: round(count / steps, 2) for line, count in found.most_common()}
-    return round(sum(found.values()) / steps, 2), by_line
+    with ExitStack() as block:
+        counters: list[Counter[str]] = []
+
+        def end_of_step(step: int, system: Any) -> None:
+            if step == warm:
+                counters.append(block.enter_context(counting()))
+            if step == warm + 1:  # where this step's own values have been logged meanwhile
+                counters[0].clear()
+            if step == warm + 1 + steps:
+                lines = counters[0].most_common()
+                found.update({line: round(count / steps, 2) for line, count in lines})
+                raise Enough
+
+        fixed = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=100000", "pieces=1")
+        step_ends(warm + steps + 2, *fixed, *overrides, config=config, end_of_step=end_of_step)
+    return found
 
 
-def checkpoint_of(folder: Path, config: str, *overrides: str, steps: int = BEFORE) -> str:
-    """A trial in ``folder`` that ended after ``steps`` steps; the path of its checkpoint."""
+def trained(folder: Path, config: str, *overrides: str, steps: int) -> str:
+    """The option to start from a trial that is trained for ``steps`` steps in ``folder``."""
+    checkpoint = folder / "ckpts" / "last.ckpt"
 
     def end_of_step(step: int, system: Any) -> None:
         if step == steps:
             shutil.copytree(Path(system.get_save_dir()).parent / "configs", folder / "configs")
-            system.trainer.save_checkpoint(folder / "ckpts" / "last.ckpt")
+            system.trainer.save_checkpoint(checkpoint)
             raise Enough
 
-    (folder / "ckpts").mkdir(parents=True)
+    checkpoint.parent.mkdir(parents=True)
     step_ends(steps + 1, *overrides, config=config, end_of_step=end_of_step)
-    return f"system.geometry_convert_from={folder / 'ckpts' / 'last.ckpt'}"
+    return f"system.geometry_convert_from={checkpoint}"
 
 
 def trainings(wanted: list[str], *overrides: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name, config and options of each training; earlier stages are trained when one needs them."""
+    """Name, config and options of each training."""
     with tempfile.TemporaryDirectory() as name:
         nerf = geometry = ""
         if {"geometry", "texture"} & set(wanted):
-            nerf = checkpoint_of(Path(name, "nerf"), "tiny/asd-nerf", *overrides)
+            nerf = trained(Path(name, "nerf"), "tiny/asd-nerf", *overrides, steps=NERF_STEPS)
         if "texture" in wanted:
-            first = "tiny/asd-geometry"
-            geometry = checkpoint_of(Path(name, "geometry"), first, nerf, *overrides, steps=2)
-        for training, config, start in (
-            ("NeRF", "tiny/asd-nerf", ()),
-            ("geometry", "tiny/asd-geometry", (nerf,)),
-            ("texture", "tiny/asd-texture", (geometry,)),
-            ("2D", "tiny/asd-2d", ()),
-        ):
-            if training in wanted:
-                yield training, config, (*start, *overrides)
+            options = ("tiny/asd-geometry", nerf, *overrides)
+            geometry = trained(Path(name, "geometry"), *options, steps=1)
+        starts = {"geometry": (nerf,), "texture": (geometry,)}
+        for training in wanted:
+            config = f"tiny/asd-{training.lower()}"
+            yield training, config, (*starts.get(training, ()), *overrides)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    names = ["NeRF", "geometry", "texture", "2D"]
-    parser.add_argument("--trainings", nargs="+", choices=names, default=names)
+    parser.add_argument("--trainings", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     options = parser.parse_args()
-    rows = []
-    for name, config, overrides in trainings(options.trainings, *options.overrides):
-        rows.append((name, *waits(config, *overrides, steps=options.steps)))
-    for name, total, lines in rows:
-        print(f"\n{name}: {total} per step")
+    tables = {
+        name: waits(config, *overrides, steps=options.steps)
+        for name, config, overrides in trainings(options.trainings, *options.overrides)
+    }
+    for name, lines in tables.items():
+        total = sum(count for line, count in lines.items() if not line.startswith(COPY))
+        print(f"\n{name}: {total:.2f} waits per step")
         for line, count in lines.items():
-            print(f"  {count:5.2f}  {line}")
+            print(f"  {count:6.2f}  {line}")
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def _check_corners(tri: Any, n_vertices: int, device: torch.device) -> None:
     if len(tri) > MAX_TRIANGLES:
         raise UserError(f"At most {MAX_TRIANGLES} triangles can be drawn at once, got {len(tri)}.")
     if len(tri):
-        low, high = (int(v) for v in torch.aminmax(tri))
+        low, high = torch.stack(torch.aminmax(tri)).tolist()  # one wait, not two
         if low < 0 or high >= n_vertices:
             raise UserError(f"tri must lie in 0..{n_vertices - 1}, got {low}..{high}.")
 

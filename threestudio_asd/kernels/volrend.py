@@ -96,11 +96,14 @@ def _check_rays(ray_indices: Tensor, n_rays: int | None, n_samples: int, sort: b
         )
     if n_samples == 0:
         return n_rays or 0
-    low, high = (int(v) for v in torch.aminmax(ray_indices))
+    asked = [*torch.aminmax(ray_indices)]
+    if sort:
+        asked.append((ray_indices[1:] >= ray_indices[:-1]).all().to(torch.int64))
+    low, high, *in_order = torch.stack(asked).tolist()  # one wait for all
     n_rays = high + 1 if n_rays is None else n_rays
     if low < 0 or high >= n_rays:
         raise UserError(f"ray_indices must lie in 0..{n_rays - 1}, got {low}..{high}.")
-    if sort and not bool((ray_indices[1:] >= ray_indices[:-1]).all()):
+    if not all(in_order):
         raise UserError("ray_indices must be sorted: the samples of a ray are neighbours.")
     return n_rays
 

@@ -64,7 +64,8 @@ class Mesh:
             0, self.t_pos_idx.reshape(-1), face_normals.repeat_interleave(3, dim=0)
         )
         flat = (total * total).sum(-1, keepdim=True) <= 1e-20
-        return F.normalize(torch.where(flat, total.new_tensor([0.0, 0.0, 1.0]), total), dim=-1)
+        up = torch.eye(3, dtype=total.dtype, device=total.device)[2]
+        return F.normalize(torch.where(flat, up, total), dim=-1)
 
     @property
     def edges(self) -> Int[Tensor, "Ne 2"]:
