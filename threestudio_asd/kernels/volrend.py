@@ -120,12 +120,17 @@ class Rays:
     count: int
 
     @classmethod
-    def checked(cls, ray_indices: Int[Tensor, "N"], n_rays: int | None, n_samples: int) -> "Rays":
+    def checked(cls, ray_indices: Any, n_rays: int | None, n_samples: int) -> "Rays":
         """Of ``n_samples`` samples; ``n_rays`` by default up to the last that has any.
 
         Raises:
-            UserError: if an index is missing, out of range or out of order.
+            UserError: if an index is missing, out of range or out of order; of rays that were
+                checked before, if they are not of so many samples.
         """
+        if isinstance(ray_indices, Rays):
+            if len(ray_indices.index) != n_samples:
+                raise UserError(f"{len(ray_indices.index)} samples of Rays, got {n_samples}.")
+            return ray_indices
         return cls(ray_indices, _check_rays(ray_indices, n_rays, n_samples, sort=True))
 
     @cached_property
@@ -153,7 +158,7 @@ def exclusive_sum(
         return torch.nn.functional.pad(values[..., :-1], (1, 0)).cumsum(-1)
     check_tensor("values", values, "(N,)", ndim=1)
     if isinstance(packed_info, Rays):
-        packed_info = packed_info.packed_info
+        packed_info = Rays.checked(packed_info, None, len(values)).packed_info
     else:
         _check_packs(packed_info, values)
     return _ExclusiveSum.apply(values, packed_info.contiguous(), False)
@@ -195,12 +200,9 @@ def render_transmittance_from_density(
             if value.shape != t_starts.shape:
                 raise UserError(f"{name} must have shape {shape}, got {tuple(value.shape)}.")
     if packed_info is None and ray_indices is not None:
-        known = isinstance(ray_indices, Rays)
-        rays = ray_indices if known else Rays.checked(ray_indices, n_rays, t_starts.shape[0])
-    else:
-        rays = packed_info
+        packed_info = Rays.checked(ray_indices, n_rays, t_starts.shape[0])
     optical_depth = sigmas * (t_ends - t_starts)
-    trans = torch.exp(-exclusive_sum(optical_depth, rays))
+    trans = torch.exp(-exclusive_sum(optical_depth, packed_info))
     if prefix_trans is not None:
         trans = trans * prefix_trans
     return trans, -torch.expm1(-optical_depth)
@@ -266,7 +268,8 @@ def accumulate_along_rays(
     if ray_indices is None:
         return weighted.sum(-2)
     if isinstance(ray_indices, Rays):
-        ray_indices, n_rays = ray_indices.index, ray_indices.count
+        rays = Rays.checked(ray_indices, None, len(weights))
+        ray_indices, n_rays = rays.index, rays.count
     elif n_rays is None:
         raise UserError("accumulate_along_rays needs n_rays with ray_indices.")
     else:
