@@ -2,40 +2,53 @@
 
     python benchmarks/waiting.py [--trainings NeRF geometry texture 2D] [--steps 8] [OVERRIDE ...]
 
-Trains the shipped tiny configs for a few steps, logging at every one (geometry and texture go on
-from earlier stages trained here), and prints a table per training: waits per step by the innermost
-line of ours. On CUDA PyTorch tells of them (``torch.cuda.set_sync_debug_mode``), of copies to the
-device from ordinary memory too. On the CPU those operations are counted that would wait on CUDA:
-numbers and tensors taken to the CPU, sizes that depend on data; and apart from them the copies to
-the device. Which tensors a CUDA training has on the CPU is told there by their origin: they were
-made without naming a device, copied by ``cpu()``, or computed from such.
+Trains the shipped tiny configs for a few steps, logging at every one (geometry and texture begin
+with a sphere), and prints a table per training: waits per step by the innermost line of ours. On
+CUDA PyTorch tells of them, of copies to the device from ordinary memory too (gpu_parts/waits.py).
+On the CPU those operations are counted that would wait on CUDA: numbers and tensors taken to the
+CPU, sizes that depend on data; and apart from them the copies to the device. Which tensors a CUDA
+training has on the CPU is told there by their origin: they were made without naming a device,
+copied by ``cpu()``, or computed from such.
 """
 
 import argparse
+import linecache
 import math
-import shutil
 import sys
-import tempfile
 import traceback
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_parts.waits import origin, recorded_waits
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
-from training import Enough, step_ends
+from training import Enough, train
 
-NAMES = ("NeRF", "geometry", "texture", "2D")
+SPHERE = (
+    "system.geometry_convert_from=null",
+    "system.geometry.shape_init=sphere",
+    "system.geometry.shape_init_params=0.5",
+)
+BARE = (
+    "trainer.log_every_n_steps=1",
+    "trainer.val_check_interval=100000",
+    "trainer.enable_progress_bar=false",
+    "pieces=1",
+)
+#: Configs with their options.
+TRAININGS = {
+    "NeRF": ("tiny/asd-nerf", ()),
+    "geometry": ("tiny/asd-geometry", SPHERE),
+    "texture": ("tiny/asd-texture", SPHERE),
+    "2D": ("tiny/asd-2d", ()),
+}
 COPY = "copy to the device: "
-#: Steps of the NeRF that the geometry starts from.
-NERF_STEPS = 20
 
 aten = torch.ops.aten
 #: Operations that wait on CUDA, whatever their arguments.
@@ -67,17 +80,13 @@ def _waits(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
 
 
 def _line() -> str | None:
-    """The innermost line of ours as "file:line code"; None for what is on the CPU always: batches
-    as they are loaded, and optimisers' counts of their steps."""
-    stack = traceback.extract_stack()
-    ours = [k for k, frame in enumerate(stack) if "/threestudio_asd/" in frame.filename]
-    inner = [frame.filename for frame in stack[ours[-1] if ours else 0 :]]
-    if "/studio/data/" in inner[0] or any("/torch/optim/" in name for name in inner):
-        return None
-    if not ours:
-        return "elsewhere"
-    frame = stack[ours[-1]]
-    return f"{frame.filename.rpartition('/threestudio_asd/')[2]}:{frame.lineno} {frame.line}"
+    """The innermost line of ours; None for what is on the CPU always: batches as they are loaded,
+    and optimisers' counts of their steps."""
+    line, _ = origin(sys._getframe(1))
+    stack = [frame.filename for frame in traceback.extract_stack()]
+    ours = [k for k, file in enumerate(stack) if "/threestudio_asd/" in file]
+    optimiser = any("/torch/optim/" in file for file in stack[ours[-1] if ours else 0 :])
+    return None if optimiser or "/studio/data/" in line else line
 
 
 def _called_by(function: str) -> bool:
@@ -138,6 +147,7 @@ class _Calls(TorchFunctionMode):
         if func in TAKEN and not here and first.dim():  # a single number is read by an operation
             on_cpu.count()
         uploads = made and func in MADE_ON_DEVICE and kwargs.get("device") is not None
+        uploads = uploads and not _called_by("_extract_stats")  # LearningRates names the CPU
         if uploads or (func is Tensor.new_tensor and not here):
             on_cpu.count(COPY)
         out = func(*args, **kwargs)
@@ -162,25 +172,19 @@ def _names_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def counting() -> Iterator[Counter[str]]:
-    """What waits for the device in the block: lines with their number."""
+def counting() -> Iterator[tuple[Counter[str], Callable[[], None]]]:
+    """What waits for the device in the block: lines with their number; and what is to be called
+    in every step of it."""
     if not torch.cuda.is_available():
         on_cpu = _OnCpu()
         with _Calls(on_cpu), _Operations(on_cpu):
-            yield on_cpu.found
+            yield on_cpu.found, lambda: None
         return
-    found: Counter[str] = Counter()
-
-    def told(message: Any, *args: Any, **kwargs: Any) -> None:
-        if "synchroniz" in str(message):
-            found[_line() or "torch/optim"] += 1
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = told
+    found: Counter[Any] = Counter()
+    with recorded_waits(found) as listen:
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield found, listen
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -191,74 +195,57 @@ def waits(config: str, *overrides: str, steps: int = 8, warm: int = 3) -> dict[s
     from threestudio_asd.teachers import recorded
 
     recorded.AFTER = math.inf  # a recording on the CPU hides its operations' lines
-    found: dict[str, float] = {}
+    per_step: dict[str, float] = {}
 
     with ExitStack() as block:
-        counters: list[Counter[str]] = []
+        counters: list[Any] = []
 
-        def end_of_step(step: int, system: Any) -> None:
+        def on_step(step: int) -> None:
             if step == warm:
-                counters.append(block.enter_context(counting()))
+                counters.extend(block.enter_context(counting()))
+            if step < warm:
+                return
+            found, listen = counters
+            listen()
             if step == warm + 1:  # where this step's own values have been logged meanwhile
-                counters[0].clear()
+                found.clear()
             if step == warm + 1 + steps:
-                lines = counters[0].most_common()
-                found.update({line: round(count / steps, 2) for line, count in lines})
+                for line, count in found.most_common():
+                    line = line if isinstance(line, str) else line[0]
+                    per_step[line] = per_step.get(line, 0) + round(count / steps, 2)
                 raise Enough
 
-        fixed = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=100000", "pieces=1")
-        step_ends(warm + steps + 2, *fixed, *overrides, config=config, end_of_step=end_of_step)
-    return found
+        length = f"trainer.max_steps={warm + steps + 2}"
+        train(on_step, *BARE, length, *overrides, config=config)
+    return per_step
 
 
-def trained(folder: Path, config: str, *overrides: str, steps: int) -> str:
-    """The option to start from a trial that is trained for ``steps`` steps in ``folder``."""
-    checkpoint = folder / "ckpts" / "last.ckpt"
+def _code(line: str) -> str:
+    import threestudio_asd
 
-    def end_of_step(step: int, system: Any) -> None:
-        if step == steps:
-            shutil.copytree(Path(system.get_save_dir()).parent / "configs", folder / "configs")
-            system.trainer.save_checkpoint(checkpoint)
-            raise Enough
-
-    checkpoint.parent.mkdir(parents=True)
-    step_ends(steps + 1, *overrides, config=config, end_of_step=end_of_step)
-    return f"system.geometry_convert_from={checkpoint}"
-
-
-def trainings(wanted: list[str], *overrides: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name, config and options of each training."""
-    with tempfile.TemporaryDirectory() as name:
-        nerf = geometry = ""
-        if {"geometry", "texture"} & set(wanted):
-            nerf = trained(Path(name, "nerf"), "tiny/asd-nerf", *overrides, steps=NERF_STEPS)
-        if "texture" in wanted:
-            options = ("tiny/asd-geometry", nerf, *overrides)
-            geometry = trained(Path(name, "geometry"), *options, steps=1)
-        starts = {"geometry": (nerf,), "texture": (geometry,)}
-        for training in wanted:
-            config = f"tiny/asd-{training.lower()}"
-            yield training, config, (*starts.get(training, ()), *overrides)
+    file, _, number = line.removeprefix(COPY).rpartition(":")
+    folder = threestudio_asd.__path__[0].removesuffix("threestudio_asd")
+    return linecache.getline(folder + file, int(number or 0)).strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--trainings", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     options = parser.parse_args()
-    tables = {
-        name: waits(config, *overrides, steps=options.steps)
-        for name, config, overrides in trainings(options.trainings, *options.overrides)
-    }
+    tables = {}
+    for name in options.trainings:
+        config, start = TRAININGS[name]
+        tables[name] = waits(config, *start, *options.overrides, steps=options.steps)
     for name, lines in tables.items():
         total = sum(count for line, count in lines.items() if not line.startswith(COPY))
         print(f"\n{name}: {total:.2f} waits per step")
         for line, count in lines.items():
-            print(f"  {count:6.2f}  {line}")
+            print(f"  {count:6.2f}  {line}  {_code(line)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
