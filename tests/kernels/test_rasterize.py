@@ -4,11 +4,13 @@ import pytest
 import torch
 from meshes import project, soup, sphere
 from torch.autograd import grad, gradcheck
+from waits import Waits
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.kernels import rasterize as module
+from threestudio_asd.kernels.antialias import antialias
 from threestudio_asd.kernels.interpolate import interpolate, interpolate_reference
-from threestudio_asd.kernels.rasterize import rasterize, rasterize_reference
+from threestudio_asd.kernels.rasterize import Triangles, rasterize, rasterize_reference
 
 KINDS = ["plain", "clipped", "degenerate", "off-screen"]
 
@@ -231,3 +233,31 @@ def test_bad_arguments(unchecked, change, message):
     args = {"pos": torch.zeros(1, 3, 4), "tri": torch.tensor([[0, 1, 2]]).int()}
     with pytest.raises(UserError, match=message):
         rasterize(**{"resolution": (4, 4), **args, **change})
+
+
+def test_known_triangles_are_not_looked_at_again():
+    torch.manual_seed(0)
+    pos, tri = soup("plain", 30, images=2, dtype=torch.float32)
+    color = torch.rand(2, 8, 9, 3)
+
+    def run(tri):
+        with Waits() as waits:
+            rast, _ = rasterize(pos, tri, (8, 9))
+            values, _ = interpolate(pos, rast, tri)
+            smooth = antialias(color, rast, pos, tri)
+        return (rast, values, smooth), waits.count
+
+    expected, looks = run(tri)
+    assert looks == 3
+    found, looks = run(Triangles.checked(tri, pos.shape[1], pos.device))
+    assert looks == 0
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_known_triangles_of_other_vertices_are_refused():
+    known = Triangles.checked(torch.tensor([[0, 1, 3]]).int(), 4, torch.device("cpu"))
+    with pytest.raises(UserError, match="triangles of 4 vertices on cpu, but there are 3"):
+        rasterize(torch.zeros(1, 3, 4), known, (4, 4))
+    with pytest.raises(UserError, match=r"0\.\.2, got 0\.\.3"):
+        Triangles.checked(known.corners, 3, torch.device("cpu"))

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from waits import Waits
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.kernels.occgrid import OccGridEstimator
 from threestudio_asd.kernels.volrend import (
+    Rays,
     accumulate_along_rays,
     exclusive_sum,
     exclusive_sum_reference,
@@ -133,3 +136,43 @@ def test_bad_accumulation(unchecked):
         accumulate_along_rays(weights, torch.ones(3, 2), rays, 1)
     with pytest.raises(UserError, match=r"0\.\.0, got 5\.\.5"):
         accumulate_along_rays(weights, None, rays + 5, 1)
+
+
+def test_known_rays_are_not_looked_at_again():
+    torch.manual_seed(0)
+    rays, starts, ends = segments(50, "cpu")
+    sigmas, colors = 10 * torch.rand_like(starts), torch.rand(len(rays), 3)
+
+    def run(**known):
+        with Waits() as waits:
+            weights, trans, alphas = render_weight_from_density(starts, ends, sigmas, **known)
+            sums = accumulate_along_rays(weights, colors, **known)
+        return (weights, trans, alphas, sums), waits.count
+
+    expected, looks = run(ray_indices=rays, n_rays=60)
+    assert looks == 2
+    found, looks = run(ray_indices=Rays.checked(rays, 60, len(rays)))
+    assert looks == 0
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(UserError, match=f"{len(rays)} samples of Rays, got {len(rays) - 1}"):
+        accumulate_along_rays(weights=starts[1:], ray_indices=Rays(rays, 60))
+
+
+def test_a_grid_looks_at_its_own_samples_for_their_number_alone():
+    torch.manual_seed(0)
+    estimator = OccGridEstimator([-1.0] * 3 + [1.0] * 3, resolution=4)
+    estimator.binaries.fill_(True)
+    estimator.occs.fill_(1.0)
+    rays_o = torch.tensor([[-2.0, 0.1, 0.1]]).repeat(3, 1)
+    rays_d = torch.tensor([[1.0, 0.0, 0.0]]).repeat(3, 1)
+
+    def field(t_starts, t_ends, ray_indices):
+        return torch.where(t_starts < 2, 5.0, 0.0)
+
+    with Waits() as waits:
+        rays, starts, _ = estimator.sampling(
+            rays_o, rays_d, field, render_step_size=0.1, alpha_thre=0.01
+        )
+    assert waits.count == 2  # of the marching, and of what is visible
+    assert len(rays) > 0 and starts.max() < 2

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from threestudio_asd.errors import UserError
 from threestudio_asd.kernels._warp import as_array, check_tensor
 from threestudio_asd.kernels.rasterize import (
-    check_triangles,
+    Triangles,
     launch_rows,
     per_thread,
     rows,
@@ -34,7 +34,7 @@ def antialias(
     color: Float[Tensor, "B H W C"],
     rast: Float[Tensor, "B H W 4"],
     pos: Float[Tensor, "images Nv 4"] | Float[Tensor, "Nv 4"],
-    tri: Int[Tensor, "Nt 3"],
+    tri: Int[Tensor, "Nt 3"] | Triangles,
     links: Int[Tensor, "edges"] | None = None,
 ) -> Float[Tensor, "B H W C"]:
     """``color`` with its silhouettes smoothed; gradients reach ``color`` and ``pos``.
@@ -50,10 +50,10 @@ def antialias(
         UserError: on wrong shapes, types or indices.
     """
     vertices = pos[None] if isinstance(pos, Tensor) and pos.ndim == 2 else pos
-    _check(color, rast, vertices, tri, links)
+    tri = _check(color, rast, vertices, tri, links).corners
     links = edge_links(tri) if links is None else links.contiguous()
     rast = rast.detach().contiguous()
-    tensors = (color.contiguous(), vertices.contiguous(), rast, tri.contiguous())
+    tensors = (color.contiguous(), vertices.contiguous(), rast, tri)
     return _Antialias.apply(*tensors, links)
 
 
@@ -173,15 +173,16 @@ class _Antialias(Function):
         return color_g, sums.sum(0), None, None, None
 
 
-def _check(color: Any, rast: Any, pos: Any, tri: Any, links: Any) -> None:
+def _check(color: Any, rast: Any, pos: Any, tri: Any, links: Any) -> Triangles:
     check_tensor("rast", rast, "(B, H, W, 4)", ndim=4, last=4)
     check_tensor("color", color, "(B, H, W, C)", ndim=4, like=rast)
     check_tensor("pos", pos, "(B or 1, Nv, 4)", ndim=3, last=4, like=rast)
-    check_triangles(tri, pos.shape[1], rast.device)
+    tri = Triangles.checked(tri, pos.shape[1], rast.device)
     if color.shape[:3] != rast.shape[:3] or len(pos) not in (1, len(rast)):
         raise UserError(
             f"color and pos must have the images of rast, {tuple(rast.shape)}, got "
             f"{tuple(color.shape)} and {tuple(pos.shape)}."
         )
-    if links is not None and (links.shape != (tri.numel(),) or links.dtype != torch.int32):
-        raise UserError(f"links must be edge_links(tri), int32 ({tri.numel()},).")
+    if links is not None and (links.shape != (3 * len(tri),) or links.dtype != torch.int32):
+        raise UserError(f"links must be edge_links(tri), int32 ({3 * len(tri)},).")
+    return tri

@@ -11,13 +11,13 @@ from torch.autograd.function import once_differentiable
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.kernels._warp import as_array, check_tensor
-from threestudio_asd.kernels.rasterize import check_triangles, launch_rows, per_thread, rows
+from threestudio_asd.kernels.rasterize import Triangles, launch_rows, per_thread, rows
 
 
 def interpolate(
     attr: Float[Tensor, "images Nv C"],
     rast: Float[Tensor, "B H W 4"],
-    tri: Int[Tensor, "Nt 3"],
+    tri: Int[Tensor, "Nt 3"] | Triangles,
     rast_db: Float[Tensor, "B H W 4"] | None = None,
     diff_attrs: str | Sequence[int] | None = None,
 ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W D"]]:
@@ -38,15 +38,14 @@ def interpolate(
     Raises:
         UserError: on wrong shapes, types or indices.
     """
-    _check(attr, rast, tri)
-    attr = attr.contiguous()
-    values = _Interpolate.apply(attr, rast.contiguous(), tri.contiguous())
+    corners, attr = _check(attr, rast, tri).corners, attr.contiguous()
+    values = _Interpolate.apply(attr, rast.contiguous(), corners)
     if diff_attrs is None:
         return values, values.new_zeros(*values.shape[:3], 0)
     if rast_db is None:
         raise UserError("interpolate needs rast_db for diff_attrs. Fix: pass rasterize's second.")
     channels = list(range(attr.shape[2])) if diff_attrs == "all" else list(diff_attrs)
-    return values, _derivatives(attr[..., channels], rast, tri, rast_db)
+    return values, _derivatives(attr[..., channels], rast, corners, rast_db)
 
 
 def interpolate_reference(
@@ -96,9 +95,10 @@ class _Interpolate(Function):
         return sums.sum(0), rast_g, None
 
 
-def _check(attr: Any, rast: Any, tri: Any) -> None:
+def _check(attr: Any, rast: Any, tri: Any) -> Triangles:
     check_tensor("rast", rast, "(B, H, W, 4)", ndim=4, last=4)
     check_tensor("attr", attr, "(B or 1, Nv, C)", ndim=3, like=rast)
-    check_triangles(tri, attr.shape[1], rast.device)
+    tri = Triangles.checked(tri, attr.shape[1], rast.device)
     if len(attr) not in (1, len(rast)):
         raise UserError(f"attr must have 1 or {len(rast)} images, as rast has, got {len(attr)}.")
+    return tri

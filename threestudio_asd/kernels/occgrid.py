@@ -17,7 +17,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.kernels._warp import check_tensor
 from threestudio_asd.kernels.march import Real, Samples, march
 from threestudio_asd.kernels.volrend import (
-    pack_info,
+    Rays,
     render_transmittance_from_density,
     visible_samples,
 )
@@ -149,24 +149,25 @@ class OccGridEstimator(nn.Module):
         if not is_density:  # an opacity over a step of length 1 is a density of -log(1 - α)
             starts, ends = torch.zeros_like(value), torch.ones_like(value)
             value = -torch.log1p(-value)
-        keep = self.visible((rays, starts, ends), value, n_rays, early_stop_eps, alpha_thre)
-        return tuple(part[keep] for part in samples)
+        keep = self.visible(Rays(rays, n_rays), starts, ends, value, early_stop_eps, alpha_thre)
+        kept = keep.nonzero()[:, 0]
+        return tuple(part.index_select(0, kept) for part in samples)
 
     def visible(
         self,
-        samples: Samples,
+        rays: Rays,
+        t_starts: Float[Tensor, "N"],
+        t_ends: Float[Tensor, "N"],
         sigmas: Float[Tensor, "N"],
-        n_rays: int,
         early_stop_eps: Real = 1e-4,
         alpha_thre: Real = 0.0,
     ) -> Bool[Tensor, "N"]:
-        """Which of the ``samples`` with densities ``sigmas`` are neither hidden nor empty: T >=
-        early_stop_eps and opacity >= min(alpha_thre, mean occupancy)."""
-        rays, starts, ends = samples
+        """Which samples with densities ``sigmas`` are neither hidden nor empty: T >= early_stop_eps
+        and opacity >= min(alpha_thre, mean occupancy)."""
         trans, alphas = render_transmittance_from_density(
-            starts, ends, sigmas.to(starts.dtype), packed_info=pack_info(rays, n_rays)
+            t_starts, t_ends, sigmas.to(t_starts.dtype), ray_indices=rays
         )
-        threshold = min(alpha_thre, float(self.occs.mean()))
+        threshold = self.occs.mean().clamp(max=alpha_thre)
         return visible_samples(trans, alphas, early_stop_eps, threshold)
 
     def update_every_n_steps(
@@ -202,7 +203,7 @@ class OccGridEstimator(nn.Module):
         for level in range(self.levels):
             cells = self._all_cells() if everywhere else self._random_cells(level)
             box = self.aabbs[level]
-            corner = torch.stack(torch.unravel_index(cells, self.resolution.tolist()), dim=-1)
+            corner = torch.stack(torch.unravel_index(cells, self.binaries.shape[1:]), dim=-1)
             unit = (corner + torch.rand(corner.shape, device=box.device)) / self.resolution
             occupancy = occ_eval_fn(box[:3] + unit * (box[3:] - box[:3]))
             if occupancy.numel() != cells.numel():

@@ -12,6 +12,7 @@ changes nothing but its sign, and a centre on the edge itself (E = 0) belongs to
 one fixed side: a shared edge is drawn exactly once.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,12 +29,46 @@ MAX_TRIANGLES = 2**24 - 1
 #: Rows of an image on CUDA are dealt to so many work items per triangle.
 CUDA_BANDS = 64
 
+
+@dataclass(frozen=True)
+class Triangles:
+    """int32 corners that are known to lie in 0..n_vertices-1.
+
+    Every function here that takes triangles takes these too, and does not look at them again: on
+    CUDA the CPU waits for that.
+    """
+
+    corners: Int[Tensor, "Nt 3"]
+    n_vertices: int
+
+    @classmethod
+    def checked(cls, tri: Any, n_vertices: int, device: torch.device) -> "Triangles":
+        """``tri`` if they are triangles between so many vertices.
+
+        Raises:
+            UserError: on a wrong shape, type, device or index; for what was checked before, if it
+                was for more vertices than these.
+        """
+        if isinstance(tri, Triangles):
+            if tri.n_vertices > n_vertices or tri.corners.device != device:
+                raise UserError(
+                    f"tri are triangles of {tri.n_vertices} vertices on {tri.corners.device}, but"
+                    f" there are {n_vertices} on {device}."
+                )
+            return tri
+        _check_corners(tri, n_vertices, device)
+        return cls(tri.contiguous(), n_vertices)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+
 Rast = tuple[Float[Tensor, "B H W 4"], Float[Tensor, "B H W 4"]]
 
 
 def rasterize(
     pos: Float[Tensor, "B Nv 4"] | Float[Tensor, "Nv 4"],
-    tri: Int[Tensor, "Nt 3"],
+    tri: Int[Tensor, "Nt 3"] | Triangles,
     resolution: tuple[int, int],
     ranges: Int[Tensor, "B 2"] | None = None,
 ) -> Rast:
@@ -59,12 +94,13 @@ def rasterize(
     Raises:
         UserError: on wrong shapes, types or indices.
     """
-    images = _check(pos, tri, resolution, ranges)
+    images, tri = _check(pos, tri, resolution, ranges)
     if ranges is None:
-        ranges = torch.tensor([[0, len(tri)]]).repeat(images, 1)
+        ranges = torch.zeros(images, 2, dtype=torch.int32, device=pos.device)
+        ranges[:, 1] = len(tri)
     vertices = pos if pos.ndim == 3 else pos[None]
     ranges = ranges.to(pos.device, torch.int32).contiguous()
-    return _Rasterize.apply(vertices.contiguous(), tri.contiguous(), ranges, resolution)
+    return _Rasterize.apply(vertices.contiguous(), tri.corners, ranges, resolution)
 
 
 def rasterize_reference(
@@ -218,8 +254,7 @@ def rows(picture: Tensor) -> Any:
     return vectors(picture.flatten(0, 1))
 
 
-def check_triangles(tri: Any, n_vertices: int, device: torch.device) -> None:
-    """Raise one clear message unless ``tri`` are triangles between the vertices."""
+def _check_corners(tri: Any, n_vertices: int, device: torch.device) -> None:
     if not isinstance(tri, Tensor) or tri.ndim != 2 or tri.shape[1] != 3:
         raise UserError(f"tri must be a tensor (Nt, 3), got {getattr(tri, 'shape', type(tri))}.")
     if tri.dtype != torch.int32 or tri.device != device:
@@ -229,26 +264,26 @@ def check_triangles(tri: Any, n_vertices: int, device: torch.device) -> None:
     if len(tri) > MAX_TRIANGLES:
         raise UserError(f"At most {MAX_TRIANGLES} triangles can be drawn at once, got {len(tri)}.")
     if len(tri):
-        low, high = (int(v) for v in torch.aminmax(tri))
+        low, high = torch.stack(torch.aminmax(tri)).tolist()  # one wait, not two
         if low < 0 or high >= n_vertices:
             raise UserError(f"tri must lie in 0..{n_vertices - 1}, got {low}..{high}.")
 
 
-def _check(pos: Any, tri: Any, resolution: Any, ranges: Any) -> int:
-    """The number of images, after checking that all arguments fit."""
+def _check(pos: Any, tri: Any, resolution: Any, ranges: Any) -> tuple[int, Triangles]:
+    """The number of images and the triangles, after checking that all arguments fit."""
     if ranges is None:
         check_tensor("pos", pos, "(B, Nv, 4), or (Nv, 4) with ranges", ndim=3, last=4)
     else:
         check_tensor("pos", pos, "(Nv, 4) with ranges", ndim=2, last=4)
-    check_triangles(tri, pos.shape[-2], pos.device)
+    tri = Triangles.checked(tri, pos.shape[-2], pos.device)
     if len(resolution) != 2 or min(resolution) < 1:
         raise UserError(f"resolution must be (height, width) in pixels, got {resolution}.")
     if ranges is None:
-        return len(pos)
+        return len(pos), tri
     ends = ranges.sum(-1) if ranges.ndim == 2 and ranges.shape[1] == 2 else None
     if ends is None or bool((ranges < 0).any() | (ends > len(tri)).any()):
         raise UserError(
             f"ranges must be (B, 2), first triangle and count within {len(tri)} triangles, got "
             f"{ranges.tolist()}."
         )
-    return len(ranges)
+    return len(ranges), tri

@@ -8,8 +8,13 @@ nerfacc's function names. Samples are flat, sorted by ray, with their ray given 
 (and ``n_rays``) or by ``packed_info`` (first sample and count of each ray); without either, the
 last dimension runs along a ray. Only the sum over earlier samples is a kernel, the rest is torch,
 so every function is differentiable any number of times, in every float argument.
+
+Indices are looked at before anything is written by them, and on CUDA the CPU waits for that. In
+place of ``ray_indices`` every function takes :class:`Rays`, which have been looked at.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -91,13 +96,49 @@ def _check_rays(ray_indices: Tensor, n_rays: int | None, n_samples: int, sort: b
         )
     if n_samples == 0:
         return n_rays or 0
-    low, high = (int(v) for v in torch.aminmax(ray_indices))
+    asked = [*torch.aminmax(ray_indices)]
+    if sort:
+        asked.append((ray_indices[1:] >= ray_indices[:-1]).all().to(torch.int64))
+    low, high, *in_order = torch.stack(asked).tolist()  # one wait for all
     n_rays = high + 1 if n_rays is None else n_rays
     if low < 0 or high >= n_rays:
         raise UserError(f"ray_indices must lie in 0..{n_rays - 1}, got {low}..{high}.")
-    if sort and not bool((ray_indices[1:] >= ray_indices[:-1]).all()):
+    if not all(in_order):
         raise UserError("ray_indices must be sorted: the samples of a ray are neighbours.")
     return n_rays
+
+
+@dataclass(frozen=True)
+class Rays:
+    """The rays of samples that are known to be sorted by ray: ``index`` in 0..count-1.
+
+    Made as they are by what makes them right, a marching for example; of others' by
+    :meth:`checked`.
+    """
+
+    index: Int[Tensor, "N"]
+    count: int
+
+    @classmethod
+    def checked(cls, ray_indices: Any, n_rays: int | None, n_samples: int) -> "Rays":
+        """Of ``n_samples`` samples; ``n_rays`` by default up to the last that has any.
+
+        Raises:
+            UserError: if an index is missing, out of range or out of order; of rays that were
+                checked before, if they are not of so many samples.
+        """
+        if isinstance(ray_indices, Rays):
+            if len(ray_indices.index) != n_samples:
+                raise UserError(f"{len(ray_indices.index)} samples of Rays, got {n_samples}.")
+            return ray_indices
+        return cls(ray_indices, _check_rays(ray_indices, n_rays, n_samples, sort=True))
+
+    @cached_property
+    def packed_info(self) -> Int[Tensor, "R 2"]:
+        """First sample and number of samples of each ray."""
+        rays = torch.arange(self.count + 1, device=self.index.device)
+        bounds = torch.searchsorted(self.index.contiguous(), rays)
+        return torch.stack([bounds[:-1], bounds.diff()], dim=1)
 
 
 def pack_info(ray_indices: Int[Tensor, "N"], n_rays: int | None = None) -> Int[Tensor, "R 2"]:
@@ -106,29 +147,30 @@ def pack_info(ray_indices: Int[Tensor, "N"], n_rays: int | None = None) -> Int[T
     Raises:
         UserError: if an index is out of range or out of order.
     """
-    return _pack(ray_indices, _check_rays(ray_indices, n_rays, ray_indices.numel(), sort=True))
-
-
-def _pack(ray_indices: Tensor, n_rays: int) -> Tensor:
-    rays = torch.arange(n_rays + 1, device=ray_indices.device)
-    bounds = torch.searchsorted(ray_indices.contiguous(), rays)
-    return torch.stack([bounds[:-1], bounds.diff()], dim=1)
+    return Rays.checked(ray_indices, n_rays, ray_indices.numel()).packed_info
 
 
 def exclusive_sum(
-    values: Float[Tensor, "*S"], packed_info: Int[Tensor, "R 2"] | None = None
+    values: Float[Tensor, "*S"], packed_info: Int[Tensor, "R 2"] | Rays | None = None
 ) -> Float[Tensor, "*S"]:
     """Sum of the samples before each sample of its ray."""
     if packed_info is None:
         return torch.nn.functional.pad(values[..., :-1], (1, 0)).cumsum(-1)
     check_tensor("values", values, "(N,)", ndim=1)
+    if isinstance(packed_info, Rays):
+        packed_info = Rays.checked(packed_info, None, len(values)).packed_info
+    else:
+        _check_packs(packed_info, values)
+    return _ExclusiveSum.apply(values, packed_info.contiguous(), False)
+
+
+def _check_packs(packed_info: Tensor, values: Tensor) -> None:
     if packed_info.dtype != torch.int64 or packed_info.device != values.device:
         raise UserError(f"packed_info must be int64 on {values.device}.")
     first, count = packed_info.unbind(1)
     inside = (first >= 0) & (count >= 0) & (first + count <= values.shape[0])
     if not bool(inside.all()):
         raise UserError(f"packed_info names samples outside 0..{values.shape[0] - 1}.")
-    return _ExclusiveSum.apply(values, packed_info.contiguous(), False)
 
 
 def render_transmittance_from_density(
@@ -136,7 +178,7 @@ def render_transmittance_from_density(
     t_ends: Float[Tensor, "*S"] | Int[Tensor, "*S"],
     sigmas: Float[Tensor, "*S"],
     packed_info: Int[Tensor, "R 2"] | None = None,
-    ray_indices: Int[Tensor, "N"] | None = None,
+    ray_indices: Int[Tensor, "N"] | Rays | None = None,
     n_rays: int | None = None,
     prefix_trans: Float[Tensor, "*S"] | None = None,
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
@@ -158,8 +200,7 @@ def render_transmittance_from_density(
             if value.shape != t_starts.shape:
                 raise UserError(f"{name} must have shape {shape}, got {tuple(value.shape)}.")
     if packed_info is None and ray_indices is not None:
-        n_rays = _check_rays(ray_indices, n_rays, t_starts.shape[0], sort=True)
-        packed_info = _pack(ray_indices, n_rays)
+        packed_info = Rays.checked(ray_indices, n_rays, t_starts.shape[0])
     optical_depth = sigmas * (t_ends - t_starts)
     trans = torch.exp(-exclusive_sum(optical_depth, packed_info))
     if prefix_trans is not None:
@@ -172,7 +213,7 @@ def render_weight_from_density(
     t_ends: Float[Tensor, "*S"] | Int[Tensor, "*S"],
     sigmas: Float[Tensor, "*S"],
     packed_info: Int[Tensor, "R 2"] | None = None,
-    ray_indices: Int[Tensor, "N"] | None = None,
+    ray_indices: Int[Tensor, "N"] | Rays | None = None,
     n_rays: int | None = None,
     prefix_trans: Float[Tensor, "*S"] | None = None,
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"], Float[Tensor, "*S"]]:
@@ -191,17 +232,17 @@ def visible_samples(
     trans: Float[Tensor, "N"],
     alphas: Float[Tensor, "N"],
     early_stop_eps: float | int,
-    alpha_thre: float | int,
+    alpha_thre: Float[Tensor, ""],
 ) -> Bool[Tensor, "N"]:
-    """Samples that still receive light (T >= early_stop_eps) and are not empty."""
-    visible = trans >= early_stop_eps
-    return visible & (alphas >= alpha_thre) if alpha_thre > 0 else visible
+    """Samples that still receive light (T >= early_stop_eps) and, for a threshold above 0, are not
+    empty."""
+    return (trans >= early_stop_eps) & ((alphas >= alpha_thre) | (alpha_thre <= 0))
 
 
 def accumulate_along_rays(
     weights: Float[Tensor, "*S"],
     values: Float[Tensor, "*S C"] | None = None,
-    ray_indices: Int[Tensor, "N"] | None = None,
+    ray_indices: Int[Tensor, "N"] | Rays | None = None,
     n_rays: int | None = None,
 ) -> Float[Tensor, "R D"]:
     """Per ray Σ w_i v_i, (n_rays, C); without ``values`` Σ w_i, (n_rays, 1).
@@ -226,8 +267,12 @@ def accumulate_along_rays(
         weighted = weights[..., None] * values
     if ray_indices is None:
         return weighted.sum(-2)
-    if n_rays is None:
+    if isinstance(ray_indices, Rays):
+        rays = Rays.checked(ray_indices, None, len(weights))
+        ray_indices, n_rays = rays.index, rays.count
+    elif n_rays is None:
         raise UserError("accumulate_along_rays needs n_rays with ray_indices.")
-    _check_rays(ray_indices, n_rays, weights.shape[0], sort=False)
+    else:
+        _check_rays(ray_indices, n_rays, weights.shape[0], sort=False)
     # torch sums as fast as a kernel here.
     return weighted.new_zeros(n_rays, weighted.shape[-1]).index_add(0, ray_indices, weighted)

@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 from signal import Signals
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.stop import ENDING, Stopped, Watch
@@ -118,6 +120,20 @@ class StopWhenNotFinite(Callback):
             f" on: training stopped. {self.checkpoint} has the last finite weights. Lower the"
             " learning rate or the guidance scale, or use trainer.precision=32."
         )
+
+
+class LearningRates(LearningRateMonitor):
+    """Lightning's, at every step that is logged. It would copy each rate to the device, and wait
+    for that, for nothing but ``callback_metrics``, which are read on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="step")
+
+    def _extract_stats(self, trainer: Trainer, interval: str) -> dict[str, float]:
+        read = ("lr_scheduler_configs", "optimizers", "callback_metrics")
+        on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+        shown = SimpleNamespace(strategy=on_cpu, **{name: getattr(trainer, name) for name in read})
+        return super()._extract_stats(shown, interval)
 
 
 class Progress(Callback):

@@ -1,14 +1,16 @@
 """Training steps that are not finite: skipped, counted, and not for ever."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from threestudio_asd.studio import log
+from threestudio_asd.studio.crossing import CrossingMixin
 
 
-class FiniteStepsMixin:
+class FiniteStepsMixin(CrossingMixin):
     """For a LightningModule: a step with a non-finite loss or gradient leaves the weights alone.
 
     The step counts as one (schedules, random numbers and cameras go on), but the optimiser sees
@@ -21,13 +23,10 @@ class FiniteStepsMixin:
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        finite = bool(torch.isfinite(loss.detach()).all())
+        loss.backward(*args, **kwargs)
         # A loss scaler must see every backward pass; it skips non-finite gradients by itself.
-        if finite or scaler is not None:
-            loss.backward(*args, **kwargs)
-        if finite and scaler is None:
-            finite = self._gradients_finite()
-        if finite:
+        looked_at = [loss.detach(), *(self._gradient_norm() if scaler is None else ())]
+        if all(map(math.isfinite, self.crossed(looked_at))):
             self.nonfinite_steps = 0
             return
         if scaler is None:
@@ -37,6 +36,7 @@ class FiniteStepsMixin:
         if self.nonfinite_steps == 1:
             log.warn("step %d: loss or gradient is not finite; skipped.", self.global_step)
 
-    def _gradients_finite(self) -> bool:
+    def _gradient_norm(self) -> list[Tensor]:
+        """Of all gradients, if there are any."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
-        return not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads)))
+        return [torch.nn.utils.get_total_norm(grads)] if grads else []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threestudio_asd.errors import UserError
@@ -18,6 +18,7 @@ from threestudio_asd.parallel import set_pieces
 from threestudio_asd.stop import held
 from threestudio_asd.studio import log
 from threestudio_asd.studio.callbacks import (
+    LearningRates,
     Progress,
     SaveLast,
     StopOnSignal,
@@ -176,7 +177,7 @@ def _attachments(
     callbacks += [
         stopper,
         StopWhenNotFinite(last),
-        LearningRateMonitor(logging_interval="step"),
+        LearningRates(),
         make_checkpoint_callback(str(last.parent), cfg.checkpoint),
     ]
     loggers = [

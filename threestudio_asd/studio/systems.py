@@ -155,6 +155,7 @@ class BaseSystem(FiniteStepsMixin, pl.LightningModule, Updateable, SaverMixin):
         self._start_step(batch, "predict", self.trainer.predict_dataloaders)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.crossed()  # what was logged in a step without a backward pass
         self._end_step(self.trainer.train_dataloader)
 
     def on_validation_batch_end(

@@ -50,4 +50,4 @@ class RandomGreyBackground(host.BaseModule):
         low, high = self.cfg.range
         # Drawn on the CPU: the same greys on every device.
         grey = low + (high - low) * torch.rand(len(dirs), 1, 1, 1)
-        return grey.to(dirs).expand(shape)
+        return grey.to(dirs, non_blocking=True).expand(shape)

@@ -9,9 +9,10 @@ vertex, or nothing: the surface has no cracks.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Edges of a tetrahedron, as pairs of its corners.
@@ -89,27 +90,34 @@ def marching_tetrahedra(
         inside = level <= 0
         corner_inside = inside[tetrahedra]
         count = corner_inside.sum(-1)
-        active = (count > 0) & (count < 4)
-        corners = tetrahedra[active]
-        code = (corner_inside[active] * torch.tensor([1, 2, 4, 8], device=level.device)).sum(-1)
-        ends = corners[:, torch.tensor(EDGES, device=level.device)].sort(-1).values
-        crossed = inside[ends[..., 0]] != inside[ends[..., 1]]
+        active = _where((count > 0) & (count < 4))
+        tables = _tables(level.device)
+        code = (corner_inside.index_select(0, active) * tables.bits).sum(-1)
+        ends = tetrahedra.index_select(0, active)[:, tables.edges].sort(-1).values
+        crossed = _where(inside[ends[..., 0]] != inside[ends[..., 1]])
         # One number for an edge: a sort of these is far faster than one of pairs.
-        key = ends[..., 0] * len(vertices) + ends[..., 1]
-        unique, index = torch.unique(key[crossed], return_inverse=True)
-        vertex_of_edge = torch.full_like(key, -1)
-        vertex_of_edge[crossed] = index
-        faces = _triangles(code, vertex_of_edge)
+        key = (ends[..., 0] * len(vertices) + ends[..., 1]).flatten()
+        unique, index = torch.unique(key.index_select(0, crossed), return_inverse=True)
+        vertex_of_edge = torch.full_like(key, -1).index_copy_(0, crossed, index)
+        faces = _triangles(tables.triangles[code], vertex_of_edge.view(-1, len(EDGES)))
         first, second = unique // len(vertices), unique % len(vertices)
     s, t = level[first, None], level[second, None]
     return (vertices[first] * t - vertices[second] * s) / (t - s), faces
 
 
-def _triangles(code: Int[Tensor, "M"], vertex_of_edge: Int[Tensor, "M 6"]) -> Int[Tensor, "F 3"]:
-    table = torch.tensor(TRIANGLES, device=code.device)[code]
-    used = table[..., 0] >= 0
-    rows = torch.arange(len(code), device=code.device)[:, None].expand_as(used)[used]
-    return vertex_of_edge[rows[:, None], table[used]]
+def _where(mask: Bool[Tensor, "*S"]) -> Int[Tensor, "K"]:
+    """Flat indices of what is true. Rows are taken by them, not by the mask itself, because every
+    use of a mask waits for a CUDA device to tell how many there are."""
+    return mask.flatten().nonzero()[:, 0]
+
+
+def _triangles(
+    table: Int[Tensor, "M 2 3"], vertex_of_edge: Int[Tensor, "M 6"]
+) -> Int[Tensor, "F 3"]:
+    """``table``: the up to two triangles of each tetrahedron, by its edges."""
+    used = _where(table[..., 0] >= 0)
+    edges = table.flatten(0, 1).index_select(0, used)
+    return vertex_of_edge[(used // 2)[:, None], edges]
 
 
 def _table() -> list[list[list[int]]]:
@@ -144,3 +152,16 @@ def _edge(a: int, b: int) -> int:
 
 
 TRIANGLES = _table()
+
+
+class _Tables(NamedTuple):
+    bits: Int[Tensor, "4"]
+    edges: Int[Tensor, "6 2"]
+    triangles: Int[Tensor, "16 2 3"]
+
+
+@lru_cache(maxsize=8)
+def _tables(device: torch.device) -> _Tables:
+    """The constants on ``device``, copied once."""
+    values = ([1, 2, 4, 8], EDGES, TRIANGLES)
+    return _Tables(*(torch.tensor(value, device=device) for value in values))

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from threestudio_asd.kernels.antialias import edge_links
+from threestudio_asd.kernels.rasterize import Triangles
 from threestudio_asd.studio import log
 from threestudio_asd.studio.models.mesh_uv import unwrap
 
@@ -28,6 +29,7 @@ class Mesh:
         self._v_nrm: Tensor | None = None
         self._v_rgb: Tensor | None = None
         self._edges: tuple[Tensor, Tensor] | None = None
+        self._triangles: Triangles | None = None
         self._links: Tensor | None = None
         self._uv: tuple[Tensor, Tensor] | None = None
 
@@ -62,7 +64,8 @@ class Mesh:
             0, self.t_pos_idx.reshape(-1), face_normals.repeat_interleave(3, dim=0)
         )
         flat = (total * total).sum(-1, keepdim=True) <= 1e-20
-        return F.normalize(torch.where(flat, total.new_tensor([0.0, 0.0, 1.0]), total), dim=-1)
+        up = torch.eye(3, dtype=total.dtype, device=total.device)[2]
+        return F.normalize(torch.where(flat, up, total), dim=-1)
 
     @property
     def edges(self) -> Int[Tensor, "Ne 2"]:
@@ -83,10 +86,22 @@ class Mesh:
         return self._edges
 
     @property
+    def triangles(self) -> Triangles:
+        """``t_pos_idx`` as the rasteriser takes them, checked at the first use.
+
+        Raises:
+            UserError: if they name vertices that are not there.
+        """
+        if self._triangles is None:
+            corners, count = self.t_pos_idx.int(), len(self.v_pos)
+            self._triangles = Triangles.checked(corners, count, self.v_pos.device)
+        return self._triangles
+
+    @property
     def edge_links(self) -> Int[Tensor, "links"]:
         """What antialiasing needs to know of the triangles, :func:`.antialias.edge_links`."""
         if self._links is None:
-            self._links = edge_links(self.t_pos_idx.int())
+            self._links = edge_links(self.triangles.corners)
         return self._links
 
     def normal_consistency(self) -> Float[Tensor, ""]:

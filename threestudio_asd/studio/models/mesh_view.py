@@ -8,7 +8,7 @@ from torch import Tensor
 
 from threestudio_asd.kernels.antialias import antialias
 from threestudio_asd.kernels.interpolate import interpolate
-from threestudio_asd.kernels.rasterize import rasterize
+from threestudio_asd.kernels.rasterize import Triangles, rasterize
 from threestudio_asd.studio.models.mesh import Mesh
 
 
@@ -17,26 +17,25 @@ class MeshView:
     """A rasterised mesh; gradients reach its vertices."""
 
     clip: Float[Tensor, "B Nv 4"]
-    tri: Int[Tensor, "Nf 3"]
+    tri: Triangles
     rast: Float[Tensor, "B H W 4"]
     links: Tensor
 
     @classmethod
     def of(cls, mesh: Mesh, mvp_mtx: Float[Tensor, "B 4 4"], height: int, width: int) -> "MeshView":
         """Drawn by matrices from scene units to clip space, ``height`` x ``width`` pixels."""
-        tri = mesh.t_pos_idx.int().contiguous()
-        return cls.drawn(mesh.v_pos, tri, mesh.edge_links, mvp_mtx, (height, width))
+        return cls.drawn(mesh.v_pos, mesh.triangles, mesh.edge_links, mvp_mtx, (height, width))
 
     @classmethod
     def drawn(
         cls,
         v_pos: Float[Tensor, "Nv 3"],
-        tri: Int[Tensor, "Nf 3"],
+        tri: Triangles,
         links: Tensor,
         mvp_mtx: Float[Tensor, "B 4 4"],
         size: tuple[int, int],
     ) -> "MeshView":
-        """:meth:`of` a mesh's parts: vertices, triangles as int32, ``edge_links``."""
+        """:meth:`of` a mesh's parts: vertices, ``triangles``, ``edge_links``."""
         clip = F.pad(v_pos, (0, 1), value=1.0) @ mvp_mtx.transpose(1, 2)
         rast, _ = rasterize(clip, tri, size)
         return cls(clip, tri, rast, links)
@@ -54,7 +53,7 @@ class MeshView:
         Args:
             index: rows of ``attribute`` at the triangles' corners; the vertices' own if None.
         """
-        tri = self.tri if index is None else index.int().contiguous()
+        tri = self.tri if index is None else index.int()
         return interpolate(attribute[None], self.rast, tri)[0]
 
     def smoothed(self, image: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:

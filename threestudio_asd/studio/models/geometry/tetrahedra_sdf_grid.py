@@ -113,13 +113,14 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
         """
         if self._fixed_mesh is not None:
             return self._fixed_mesh
-        if not self.sdf.min() <= 0 < self.sdf.max():
-            raise UserError(self._no_surface())
         unit = self.grid_vertices
         if self.deformation is not None:
             # Less than half an edge: tetrahedra hardly ever turn inside out.
             unit = unit + torch.tanh(self.deformation) / self.cfg.isosurface_resolution
         vertices, faces = marching_tetrahedra(unit, self.sdf[:, 0], self.tetrahedra)
+        # Tetrahedra connect the whole grid: with both signs in it, one has a triangle.
+        if len(faces) == 0:
+            raise UserError(self._no_surface())
         mesh = Mesh(
             scale_to(vertices, self.isosurface_bbox),
             faces,

@@ -157,8 +157,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             samples.t_starts,
             samples.t_ends,
             geo_out["density"][..., 0],
-            ray_indices=samples.ray_indices,
-            n_rays=samples.n_rays,
+            ray_indices=samples.rays,
         )
         out = self._composite(samples, weights, rgb)
         if "normal" in geo_out and (self.cfg.return_comp_normal or not self.training):
@@ -213,9 +212,10 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def _visible(self, samples: RaySamples, density: Float[Tensor, "N 1"]) -> Int[Tensor, "K"]:
         """Which samples show."""
         visible = self.estimator.visible(
-            (samples.ray_indices, samples.t_starts, samples.t_ends),
+            samples.rays,
+            samples.t_starts,
+            samples.t_ends,
             density[..., 0],
-            samples.n_rays,
             early_stop_eps=1e-4,
             alpha_thre=ALPHA_THRESHOLD,
         )
@@ -246,15 +246,14 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, samples: RaySamples, weights: Float[Tensor, "N"], rgb: Float[Tensor, "N Nc"]
     ) -> dict[str, Float[Tensor, "Nr _"]]:
         """Colour, opacity, expected depth and its variance (HiFA, arXiv:2305.18766) per ray."""
-        rays = {"ray_indices": samples.ray_indices, "n_rays": samples.n_rays}
-        t = samples.t_middle
+        rays, t = samples.rays, samples.t_middle
         # One pass for all channels.
         values = torch.cat([torch.ones_like(t), t, rgb], dim=-1)
-        sums = accumulate_along_rays(weights, values=values, **rays)
+        sums = accumulate_along_rays(weights, values=values, ray_indices=rays)
         opacity, depth, comp_rgb_fg = sums[:, :1], sums[:, 1:2], sums[:, 2:]
         mass = opacity.clamp(min=1e-5)
         offset = t - samples.of_ray(depth / mass)
-        variance = accumulate_along_rays(weights, values=offset.square(), **rays) / mass
+        variance = accumulate_along_rays(weights, values=offset.square(), ray_indices=rays) / mass
         return {
             "comp_rgb_fg": comp_rgb_fg,
             "opacity": opacity,
@@ -269,9 +268,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         normal: Float[Tensor, "N 3"],
         flat: dict[str, Tensor],
     ) -> Float[Tensor, "Nr 3"]:
-        mean = accumulate_along_rays(
-            weights, values=normal, ray_indices=samples.ray_indices, n_rays=samples.n_rays
-        )
+        mean = accumulate_along_rays(weights, values=normal, ray_indices=samples.rays)
         return (F.normalize(mean, dim=-1) + 1) / 2 * flat["opacity"]
 
     def _perturbed_normal(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:

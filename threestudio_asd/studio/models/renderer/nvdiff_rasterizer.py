@@ -67,7 +67,7 @@ class NVDiffRasterizer(Rasterizer):
             Gradients reach the mesh's vertices through silhouettes, normals and positions.
         """
         mesh = self.geometry.isosurface()
-        tri, links = mesh.t_pos_idx.int().contiguous(), mesh.edge_links
+        tri, links = mesh.triangles, mesh.edge_links
 
         def project(mvp_mtx: Tensor, v_pos: Tensor, v_nrm: Tensor) -> dict[str, Tensor]:
             view = MeshView.drawn(v_pos, tri, links, mvp_mtx, (height, width))
@@ -109,16 +109,21 @@ class NVDiffRasterizer(Rasterizer):
         extra: dict[str, Any],
     ) -> dict[str, Float[Tensor, "B H W Nc"]]:
         """``comp_rgb``: the material where the mesh is seen, ``behind`` elsewhere."""
-        mask = view.mask[..., 0]
-        points = position[mask]
+        pixels = view.mask.flatten().nonzero()[:, 0]
+
+        def seen(image: Float[Tensor, "B H W C"]) -> Float[Tensor, "N C"]:
+            return image.flatten(0, 2).index_select(0, pixels)
+
+        points = seen(position)
         if self.material.requires_normal:
-            extra = {**extra, "shading_normal": normal[mask]}
+            extra = {**extra, "shading_normal": seen(normal)}
         rgb = self.material(
-            viewdirs=viewdirs[mask],
+            viewdirs=seen(viewdirs),
             positions=points,
-            light_positions=light_positions[:, None, None, :].expand_as(position)[mask],
+            light_positions=seen(light_positions[:, None, None, :].expand_as(position)),
             **extra,
             **self.geometry(points, output_normal=False),
         )
-        front = torch.zeros_like(behind).masked_scatter(view.mask, rgb.to(behind))
+        front = torch.zeros_like(behind).flatten(0, 2).index_copy(0, pixels, rgb.to(behind))
+        front = front.view_as(behind)
         return {"comp_rgb": view.smoothed(torch.where(view.mask, front, behind))}

@@ -7,10 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio_asd.kernels.volrend import Rays
+
 
 @dataclass
 class RaySamples:
-    """N intervals [t_starts, t_ends] on Nr rays; positions are those of their middles."""
+    """N intervals [t_starts, t_ends] on Nr rays, sorted by ray as marching makes them; positions
+    are those of their middles."""
 
     rays_o: Float[Tensor, "Nr 3"]
     rays_d: Float[Tensor, "Nr 3"]
@@ -38,6 +41,11 @@ class RaySamples:
     @property
     def n_rays(self) -> int:
         return len(self.rays_o)
+
+    @cached_property
+    def rays(self) -> Rays:
+        """Which ray each sample is on."""
+        return Rays(self.ray_indices, self.n_rays)
 
     def of_ray(self, values: Float[Tensor, "Nr C"]) -> Float[Tensor, "N C"]:
         """Each sample's row of a table with one row per ray."""
