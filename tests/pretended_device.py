@@ -24,6 +24,7 @@ from unittest import mock
 
 import torch
 from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_map
@@ -64,8 +65,10 @@ class Tally(Counter):
     Attributes:
         uploads: the same for copies from the CPU, for which CUDA waits, too, unless they are
             ``non_blocking`` from pinned memory.
-        kinds: the operations that waited.
+        kinds: what waited at which line: (operation, line).
         operations: all operations by line, whether or not they wait.
+        steps: a tally of each step of a training, from the start of its batch to the next one's,
+            logging included.
     """
 
     def __init__(self) -> None:
@@ -73,20 +76,32 @@ class Tally(Counter):
         self.uploads: Counter = Counter()
         self.kinds: Counter = Counter()
         self.operations: Counter = Counter()
+        self.steps: list[Tally] = []
+        self._before: Tally | None = None
 
-    def reset(self) -> None:
-        """Begin anew, with the next step."""
-        for counter in (self, self.uploads, self.kinds, self.operations):
-            counter.clear()
+    def begin_step(self) -> None:
+        """End the step that runs, if one does, and begin the next."""
+        self.end_step()
+        self._before = self._snapshot()
 
-    def step(self) -> "Tally":
-        """What was counted since the last call (or the start), and begin anew."""
-        done = Tally()
+    def end_step(self) -> None:
+        """What was counted since the step began is the step's."""
+        if self._before is not None:
+            now, before = self._snapshot(), self._before
+            now.subtract(before)
+            for name in ("uploads", "kinds", "operations"):
+                setattr(now, name, getattr(now, name) - getattr(before, name))
+            for line in [line for line, count in now.items() if not count]:
+                del now[line]
+            self.steps.append(now)
+        self._before = None
+
+    def _snapshot(self) -> "Tally":
+        taken = Tally()
+        taken.update(self)
         for name in ("uploads", "kinds", "operations"):
-            setattr(done, name, Counter(getattr(self, name)))
-        done.update(self)
-        self.reset()
-        return done
+            setattr(taken, name, Counter(getattr(self, name)))
+        return taken
 
 
 _tallies: list[Tally] = []
@@ -122,7 +137,7 @@ def _count(kind: str, wait: bool = True) -> None:
         line = line_of_ours()
         for counts in _tallies:
             (counts if wait else counts.uploads)[line] += 1
-            counts.kinds[kind] += 1
+            counts.kinds[kind, line] += 1
 
 
 # --------------------------------------------------------------------------- the tensor
@@ -466,14 +481,52 @@ class _Accelerator(Accelerator):
         return NAME
 
 
+class _Steps(Callback):
+    """Tells the tallies where a step begins; what it logs is fetched after its last hook."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        for counts in _tallies:
+            counts.begin_step()
+
+    def on_train_end(self, *_: Any) -> None:
+        for counts in _tallies:
+            counts.end_step()
+
+
 def _trainer(trainer: type) -> Callable[..., Any]:
     def make(**arguments: Any) -> Any:
         accelerator, device = _Accelerator(), torch.device(NAME, 0)
         strategy = SingleDeviceStrategy(device=device, accelerator=accelerator)
         arguments.pop("accelerator")
-        return trainer(**{**arguments, "strategy": strategy})
+        callbacks = [_Steps(), *arguments.pop("callbacks")]
+        return trainer(**arguments, callbacks=callbacks, strategy=strategy)
 
     return make
+
+
+def _apply(original: Callable) -> Callable:
+    """A module's parameters stay the same objects when it is moved, as they do with CUDA."""
+
+    def apply(module: torch.nn.Module, fn: Callable, recurse: bool = True) -> torch.nn.Module:
+        for child in module.children() if recurse else ():
+            child._apply(fn)
+        for key, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            with torch.no_grad():
+                moved, grad = fn(parameter), parameter.grad
+            if is_pretended(moved) == is_pretended(parameter):
+                continue  # the original's
+            new, parameter.grad = torch.nn.Parameter(moved, parameter.requires_grad), None
+            try:
+                torch.utils.swap_tensors(parameter, new)
+            except RuntimeError:  # a graph that is still alive has it
+                module._parameters[key] = parameter = new
+            if grad is not None:
+                parameter.grad = fn(grad)
+        return original(module, fn, recurse=False)
+
+    return apply
 
 
 def _from_torch(original: Callable) -> Callable:
@@ -534,7 +587,6 @@ def pretended() -> Iterator[torch.device]:
     import_all()
     module, place, wp = register(), torch.device(NAME, 0), _warp.warp()
     context.runtime.device_map.setdefault(str(place), context.runtime.get_device("cpu"))
-    swapping = torch.__future__.get_swap_module_params_on_conversion()
     get_device = device.get_device
     lightning = ModuleType("pytorch_lightning")
     vars(lightning).update(vars(trainer.pl), Trainer=_trainer(trainer.pl.Trainer))
@@ -545,11 +597,9 @@ def pretended() -> Iterator[torch.device]:
             mock.patch.object(wp, "from_torch", _from_torch(wp.from_torch)),
             mock.patch.object(wp, "launch", _launch(wp.launch)),
             mock.patch.object(trainer, "pl", lightning),
+            mock.patch.object(torch.nn.Module, "_apply", _apply(torch.nn.Module._apply)),
         ):
             stack.enter_context(patch)
-        # A module's parameters stay the same objects when it is moved, as they do with CUDA.
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapping)
         module.on = True
         stack.callback(setattr, module, "on", False)
         yield place
