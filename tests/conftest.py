@@ -32,8 +32,10 @@ def pytest_pyfunc_call(pyfuncitem):
     for good, and before autograd starts its threads, which makes later forks unusable."""
     if pyfuncitem.get_closest_marker("on_device") is None:
         return None
-    from pretended_device import register
+    from pretended_device import import_all, register
     from processes import forked
+
+    import_all()  # once, here
 
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 

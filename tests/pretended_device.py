@@ -26,8 +26,6 @@ import torch
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import threestudio_asd
@@ -255,29 +253,43 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     name = func._schema.name.removeprefix("aten::")
     _check(name, args, kwargs)
     _note(name, args, kwargs)
-    target = NAME
-    inner_kwargs = dict(kwargs)
-    if kwargs.get("device") is not None:
-        target = _device_type(kwargs["device"])
-        inner_kwargs["device"] = "cpu"
-    inner_kwargs.pop("pin_memory", None)
+    inner_args = _each(_inner, args)
     if name == "copy_":  # into either
-        args[0].inner.copy_(_inner(args[1])) if is_pretended(args[0]) else args[0].copy_(
-            _inner(args[1])
-        )
+        inner_args[0].copy_(inner_args[1])
         return args[0]
-    inner_args = tree_map(_inner, args)
-    out = func(*inner_args, **tree_map(_inner, inner_kwargs))
-    if target == "cpu":
+    inner_kwargs = {key: _each(_inner, value) for key, value in kwargs.items()}
+    inner_kwargs.pop("pin_memory", None)
+    if kwargs.get("device") is not None:
+        inner_kwargs["device"] = "cpu"
+    out = func(*inner_args, **inner_kwargs)
+    if _device_type(kwargs.get("device")) == "cpu":
         # Never the same memory, also where the CPU would have had nothing to copy.
-        shared = {id(x) for x in _tensors(inner_args)}
-        return tree_map(lambda x: x.clone() if id(x) in shared else x, out)
-    if name == "_to_copy" or not isinstance(out, (torch.Tensor, list, tuple)):
-        return tree_map(_wrap, out)
-    out = return_and_correct_aliasing(func, args, kwargs, tree_map(_wrap, out))
+        return out.clone() if out is inner_args[0] else out
+    out = _each(_wrap, out)
     if func._schema.is_mutable:
         _follow(args, kwargs)
+        given = [args[k] if k < len(args) else kwargs.get(name) for k, name in _written(func)]
+        if given:
+            return given[0] if len(given) == 1 else tuple(given)
     return out
+
+
+@functools.cache
+def _written(func: Any) -> list[tuple[int, str]]:
+    """Place and name of the arguments that an operation writes into and returns."""
+    schema, found = func._schema, []
+    for returned in schema.returns:
+        for k, argument in enumerate(schema.arguments):
+            info = argument.alias_info
+            if returned.alias_info and info and info.before_set == returned.alias_info.before_set:
+                found.append((k, argument.name))
+    return found
+
+
+def _each(function: Callable[[Any], Any], values: Any) -> Any:
+    if isinstance(values, (list, tuple)):
+        return type(values)([_each(function, value) for value in values])
+    return function(values)
 
 
 def _follow(args: tuple, kwargs: dict) -> None:
