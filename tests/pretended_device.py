@@ -23,9 +23,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from processes import PRELOADED
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.optim import optimizer
+from torch.utils import _foreach_utils
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import threestudio_asd
@@ -600,6 +603,7 @@ def pretended() -> Iterator[torch.device]:
     module, place, wp = register(), torch.device(NAME, 0), _warp.warp()
     context.runtime.device_map.setdefault(str(place), context.runtime.get_device("cpu"))
     get_device = device.get_device
+    together = [*_foreach_utils._foreach_supported_types, PretendedTensor]
     lightning = ModuleType("pytorch_lightning")
     vars(lightning).update(vars(trainer.pl), Trainer=_trainer(trainer.pl.Trainer))
     with contextlib.ExitStack() as stack:
@@ -609,6 +613,10 @@ def pretended() -> Iterator[torch.device]:
             mock.patch.object(wp, "from_torch", _from_torch(wp.from_torch)),
             mock.patch.object(wp, "launch", _launch(wp.launch)),
             mock.patch.object(trainer, "pl", lightning),
+            # Optimisers and norms take all tensors at once, as they do on CUDA.
+            mock.patch.object(_foreach_utils, "_foreach_supported_types", together),
+            mock.patch.object(optimizer, "_foreach_supported_types", together),
+            mock.patch.object(torch.cuda, "is_available", lambda: False),
             mock.patch.object(torch.nn.Module, "_apply", _apply(torch.nn.Module._apply)),
         ):
             stack.enter_context(patch)
@@ -618,6 +626,9 @@ def pretended() -> Iterator[torch.device]:
 
 
 def import_all() -> None:
-    """Every module of the program: imported later, one would keep a name that is patched now."""
-    for module in ("studio.launch", "studio.run", "studio.data", "studio.models", "guidance", "systems"):
-        importlib.import_module(f"{PACKAGE.name}.{module}")
+    """Every module of the program: imported later, one would keep a name that is patched now.
+    And what they import when it is needed first, so that no fork does it again."""
+    ours = ("studio.launch", "studio.run", "studio.data", "studio.models", "guidance", "systems")
+    for module in (*(f"{PACKAGE.name}.{name}" for name in ours), *PRELOADED):
+        importlib.import_module(module)
+    _warp.warp()

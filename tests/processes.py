@@ -23,14 +23,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Not this package: it looks at its environment while it is imported.
-_PRELOADED = ["torch", "pytorch_lightning", "torchmetrics", "trimesh", "imageio", "rich.progress"]
-_PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers", "warp"]
-_PRELOADED += ["diffusers.models.unets.unet_2d_condition", "transformers", "peft", "accelerate"]
-_PRELOADED += ["omegaconf", "jaxtyping", "skimage.measure"]
+PRELOADED = ["torch", "pytorch_lightning", "torchmetrics", "trimesh", "imageio", "rich.progress"]
+PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers", "warp"]
+PRELOADED += ["diffusers.models.unets.unet_2d_condition", "transformers", "peft", "accelerate"]
+PRELOADED += ["omegaconf", "jaxtyping", "skimage.measure"]
 _BARE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOADED)
+_context.set_forkserver_preload(PRELOADED)
 
 
 class Python:
