@@ -194,6 +194,9 @@ class PretendedTensor(torch.Tensor):
     def __array__(self, *_: Any, **__: Any) -> Any:
         self._refuse("numpy()")
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 else object.__format__(self, spec)
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
