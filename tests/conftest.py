@@ -36,6 +36,30 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test of the pretended device runs in a fork: the device is registered once in a process,
+    for good, and before autograd starts its threads, which makes later forks unusable."""
+    if pyfuncitem.get_closest_marker("on_device") is None:
+        return None
+    from pretended_device import import_all, register
+    from processes import forked
+
+    import_all()  # once, here
+
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    def call():
+        import torch
+
+        torch.set_num_threads(1)  # those of the process that was forked are not here
+        register()
+        pyfuncitem.obj(**arguments)
+
+    forked(call)
+    return True
+
+
 @pytest.fixture(autouse=True)
 def as_in_a_new_process():
     """No test depends on those that its process ran before: what commands set for a whole process,

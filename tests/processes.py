@@ -5,6 +5,7 @@ the fork.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -12,21 +13,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver, reduction
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 # Not this package: it looks at its environment while it is imported.
-_PRELOADED = ["torch", "pytorch_lightning", "torchmetrics", "trimesh", "imageio", "rich.progress"]
-_PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers", "warp"]
-_PRELOADED += ["diffusers.models.unets.unet_2d_condition", "transformers", "peft", "accelerate"]
-_PRELOADED += ["omegaconf", "jaxtyping", "skimage.measure"]
+PRELOADED = ["torch", "pytorch_lightning", "torchmetrics", "trimesh", "imageio", "rich.progress"]
+PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers", "warp"]
+PRELOADED += ["diffusers.models.unets.unet_2d_condition", "transformers", "peft", "accelerate"]
+PRELOADED += ["omegaconf", "jaxtyping", "skimage.measure"]
 _BARE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOADED)
+_context.set_forkserver_preload(PRELOADED)
 
 
 class Python:
@@ -98,6 +102,44 @@ class Python:
         self.wait()
         self.stdout.close()
         self.stderr.close()
+
+
+def forked(function: Callable[[], object], timeout: float = 300) -> None:
+    """Run ``function`` in a fork of this process, which then ends: what it changes ends with it.
+
+    What it raises is raised here, with the fork's traceback as its text; so is a timeout.
+    """
+    receive, send = multiprocessing.Pipe(duplex=False)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        told: tuple[str, str] | None = None
+        try:
+            function()
+        except BaseException as error:
+            told = type(error).__name__, traceback.format_exc()
+            if isinstance(error, pytest.skip.Exception):
+                told = "skip", str(error)
+        with contextlib.suppress(BaseException):
+            send.send(told)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)
+    send.close()
+    late = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+    late.start()
+    try:
+        told = receive.recv()
+    except EOFError:
+        told = "EOFError", "the forked process died, or was killed for being late"
+    finally:
+        os.waitpid(pid, 0)
+        late.cancel()
+    if told is not None:
+        if told[0] == "skip":
+            pytest.skip(told[1])
+        pytest.fail(told[1], pytrace=False)
 
 
 class _Streams:

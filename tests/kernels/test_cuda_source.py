@@ -1,26 +1,60 @@
-"""The rasteriser's kernels compile for CUDA; no GPU is needed for that."""
+"""Every kernel compiles for CUDA, old and new devices; no GPU is needed for that.
+
+What builds kernels is found by itself: the functions ``build*`` and ``_kernel`` of the modules in
+``threestudio_asd.kernels``.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from threestudio_asd.kernels._antialias_kernels import build
-from threestudio_asd.kernels._raster_kernels import build_cover
-from threestudio_asd.kernels._shade_kernels import build_interpolate, build_shade
+from threestudio_asd import kernels as package
 from threestudio_asd.kernels._warp import warp
+
+ARCHITECTURES = (75, 90, 120)  # Turing, Hopper, Blackwell
+# What a builder may be asked for, by the name of its argument; another name fails.
+ARGUMENTS = {"n_features": 2, "dtype": torch.float32}
+
+
+def builders():
+    """Name -> function of everything that builds kernels."""
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) != module.__name__:
+                continue  # imported
+            if name.startswith("build") or name == "_kernel":
+                yield f"{found.name}.{name}", value
 
 
 def kernels():
-    shade, values = build_shade(torch.float32), build_interpolate(torch.float32)
-    smooth = build(torch.float32)
-    yield build_cover(torch.float32)
-    yield from (shade.shade, shade.shade_grad, values.interpolate, values.interpolate_grad)
-    yield from (smooth.antialias, smooth.antialias_grad)
+    """The kernels that every builder makes; what a builder needs itself (Warp functions) is none."""
+    kernel, seen = warp().Kernel, set()
+    for name, build in builders():
+        made = build(*(ARGUMENTS[key] for key in inspect.signature(build).parameters))
+        for value in vars(made).values() if not isinstance(made, kernel) else [made]:
+            if isinstance(value, kernel) and value.key not in seen:
+                seen.add(value.key)
+                yield pytest.param(value, id=f"{name}-{value.key.split('__')[-1]}")
 
 
-@pytest.mark.parametrize("kernel", kernels(), ids=lambda k: k.key.split("__")[-1])
-def test_compiles_for_cuda(kernel, tmp_path):
+def test_every_kernel_has_been_found():
+    source = "".join(file.read_text() for file in Path(package.__path__[0]).glob("*.py"))
+    written = re.findall(r"@(?:wp\.)?kernel\b.*\n\s*def (\w+)", source)
+    found = {row.values[0].key.split("__")[-1] for row in kernels()}
+    assert found == set(written) and found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", kernels())
+def test_compiles_for_cuda(kernel, architecture, tmp_path):
     wp = warp()
     if not wp.get_cuda_supported_archs():
         pytest.skip("this build of Warp has no CUDA compiler")
-    wp.compile_aot_module(kernel.module, arch=80, module_dir=tmp_path)
+    wp.compile_aot_module(kernel.module, arch=architecture, module_dir=tmp_path)
     assert any(file.suffix in (".cubin", ".ptx") for file in tmp_path.iterdir())
