@@ -1,10 +1,10 @@
 """A device that computes on the CPU but is not the CPU, for tests where there is no GPU.
 
-``pretended:0`` is PyTorch's PrivateUse1 backend, written in Python: a tensor on it is a wrapper that
-holds a CPU tensor (experimental parts of PyTorch are used in this file alone). As CUDA does, it lets
-0-dimensional CPU tensors and CPU indices pass, refuses every other mixing, ``numpy()`` and pointers,
-and hands out random numbers to its own generators only (here the CPU's default one). It counts what
-a program on a GPU would wait for. ::
+``pretended:0`` is PyTorch's PrivateUse1 backend, written in Python: a tensor on it is a wrapper
+that holds a CPU tensor (experimental parts of PyTorch are used in this file alone). As CUDA does,
+it lets 0-dimensional CPU tensors and CPU indices pass, refuses every other mixing, ``numpy()`` and
+pointers, and hands out random numbers to its own generators only (here the CPU's default one). It
+counts what a program on a GPU would wait for. ::
 
     with pretended(), tally() as counts:
         train_a_step()
@@ -50,10 +50,21 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_ind
 # From one device to another is what they are for.
 COPYING = {"copy_", "_to_copy", "copy", "_copy_from", "_copy_from_and_resize"}
 # Factories: no tensor among their arguments, so that the device alone leads here.
-FACTORIES = (
-    "arange arange.start arange.start_step empty.memory_format empty_strided eye eye.m linspace "
-    "logspace randperm randperm.generator tril_indices triu_indices"
-).split()
+FACTORIES = [
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "empty.memory_format",
+    "empty_strided",
+    "eye",
+    "eye.m",
+    "linspace",
+    "logspace",
+    "randperm",
+    "randperm.generator",
+    "tril_indices",
+    "triu_indices",
+]
 
 
 class DeviceMixError(RuntimeError):
@@ -212,7 +223,7 @@ class PretendedTensor(torch.Tensor):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: int) -> Any:
-        """What is saved is a plain tensor, as a CUDA tensor's file is one when mapped to the CPU."""
+        """What is saved is a plain tensor, as a CUDA tensor is one when mapped to the CPU."""
         _count("save")
         plain = self.inner.detach()
         if isinstance(self, torch.nn.Parameter):

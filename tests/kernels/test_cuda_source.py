@@ -33,7 +33,7 @@ def builders():
 
 
 def kernels():
-    """The kernels that every builder makes; what a builder needs itself (Warp functions) is none."""
+    """The kernels that every builder makes; what a builder itself needs (functions) is none."""
     kernel, seen = warp().Kernel, set()
     for name, build in builders():
         made = build(*(ARGUMENTS[key] for key in inspect.signature(build).parameters))

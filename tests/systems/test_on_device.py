@@ -43,7 +43,9 @@ def teachers(config, model):
     """Overrides for a guidance that asks for another model than the fixture's."""
     if config == "truth-score-nerf":  # knows the embedded world alone
         parts = ("guidance", "prompt_processor")
-        return [f"system.{x}.pretrained_model_name_or_path=${{asd_model:tiny-shapes}}" for x in parts]
+        return [
+            f"system.{x}.pretrained_model_name_or_path=${{asd_model:tiny-shapes}}" for x in parts
+        ]
     lora = f"system.guidance.pretrained_model_name_or_path_lora={model}"
     return [lora] if config == "vsd-nerf" else []
 
