@@ -39,6 +39,12 @@ def small(config):
     return COARSE if "nerf" in config else MESH
 
 
+#: How often a step may make the CPU wait, with logging at every step; and where it does so while it
+#: saves, shows pictures, or renders the truth.
+WAITS = {"nerf": 6, "geometry": 8, "texture": 8, "2d": 2}
+BESIDE = ("studio/checkpoint.py", "studio/saving.py", "systems/text_to_3d.py", "tiny/render.py")
+
+
 def teachers(config, model):
     """Overrides for a guidance that asks for another model than the fixture's."""
     if config == "truth-score-nerf":  # knows the embedded world alone
@@ -79,6 +85,8 @@ def test_a_configuration_trains_goes_on_and_exports(launch, model, config):
     options = (*small(config), *teachers(config, model))
     counts = same_losses(launch, *options, config=f"tiny/{config}.yaml", drop=drop)
     assert len(counts.steps) == 2
+    waits = {line: n for line, n in counts.steps[-1].items() if not any(b in line for b in BESIDE)}
+    assert sum(waits.values()) <= WAITS[config.rpartition("-")[2]], waits
     last = "outputs/test/device/ckpts/last.ckpt"
     saved = torch.load(last, weights_only=True)["state_dict"]
     assert {type(value) for value in saved.values()} == {torch.Tensor}
