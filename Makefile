@@ -37,6 +37,7 @@ lint: setup
 
 test: setup lint
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m on_device
 
 test-e2e: setup
 	$(BIN)/pytest -m e2e

@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """A test of the pretended device runs in a fork: the device is registered once in a process,
-    for good, and before autograd starts its threads, which makes later forks unusable."""
+    for good, and before autograd looks for devices at its first backward pass. So it cannot follow
+    in a process that has run one: these tests are a run of their own (``make test``)."""
     if pyfuncitem.get_closest_marker("on_device") is None:
         return None
     from pretended_device import import_all, register

@@ -204,6 +204,7 @@ def load_grid(name: str, **flags: Any) -> Grid:
         UserError: An unknown key, method, generator or convention, or a prompt that is not of the
             embedded world.
     """
+    _register()
     chosen = flags.pop("methods", None)
     loaded = OmegaConf.load(find_config(name))
     given = {key: value for key, value in flags.items() if value is not None}
