@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from threestudio_asd.compare.machine import processor
+from threestudio_asd.compare.run.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 

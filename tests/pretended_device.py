@@ -611,7 +611,8 @@ def pretended() -> Iterator[torch.device]:
     """Within, the program takes ``pretended:0`` for its device, as if it had found CUDA."""
     import warp._src.context as context
 
-    from threestudio_asd.studio import device, trainer
+    from threestudio_asd.studio import device
+    from threestudio_asd.studio.run import trainer
 
     import_all()
     module, place, wp = register(), torch.device(NAME, 0), _warp.warp()
@@ -642,7 +643,14 @@ def pretended() -> Iterator[torch.device]:
 def import_all() -> None:
     """Every module of the program: imported later, one would keep a name that is patched now.
     And what they import when it is needed first, so that no fork does it again."""
-    ours = ("studio.launch", "studio.run", "studio.data", "studio.models", "guidance", "systems")
+    ours = (
+        "studio.run.launch",
+        "studio.run.execute",
+        "studio.data",
+        "studio.models",
+        "guidance",
+        "systems",
+    )
     for module in (*(f"{PACKAGE.name}.{name}" for name in ours), *PRELOADED):
         importlib.import_module(module)
     _warp.warp()

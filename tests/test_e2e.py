@@ -8,7 +8,7 @@ from threestudio_asd.cli.demo import distil
 from threestudio_asd.cli.main import PLUGINS
 from threestudio_asd.cli.stages import TINY
 from threestudio_asd.cli.trial import judge_trial, load_system
-from threestudio_asd.compare.views import render_fixed_views
+from threestudio_asd.compare.measure.views import render_fixed_views
 from threestudio_asd.tiny import render
 
 

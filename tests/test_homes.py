@@ -243,7 +243,7 @@ def hub():
 
 FIND = """
 from threestudio_asd import homes
-from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.pretrained.resolve import resolve_model
 homes.ensure_home()  # as every command does
 print("MODEL", resolve_model("some/one", ("scheduler",)))
 """

@@ -1,6 +1,8 @@
 """Imports point down only. One test breaks the rule on purpose: the guard must see it."""
 
 import ast
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,34 +13,30 @@ PACKAGE = Path(__file__).parent.parent / "threestudio_asd"
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    # Messages to the person at the terminal.
+    "log": set(),
     "stop": set(),
     # Where caches lie; for whatever borders on a library that keeps one.
     "homes": {"errors"},
     # What must be installed; setup.py reads it too.
     "requirements": set(),
-    # Files that hold objects, read without them.
-    "pickles": set(),
-    # Finding and reading pretrained models; for studio and for teachers.
-    "model_files": set(),
-    "model_kinds": {"errors"},
-    "pretrained": {"errors", "homes", "model_files", "model_kinds"},
-    "text_encoder": {"errors", "model_files", "pretrained"},
+    # Finding and reading models and weights that others trained; for studio and for teachers.
+    "pretrained": {"errors", "homes"},
     # Pieces of a batch in threads.
     "parallel": {"errors"},
     "kernels": {"errors", "homes"},
     "portable": {"errors", "kernels"},
+    # Meshes, cameras, pictures: no config, no host.
+    "scene": {"errors", "files", "homes", "log", "stop", "kernels"},
     "studio": {
-        *("errors", "homes", "files", "stop", "kernels", "parallel", "pickles", "pretrained"),
-        "text_encoder",
+        *("errors", "files", "homes", "log", "stop", "parallel", "pretrained"),
+        *("kernels", "scene"),
     },
     "distill": {"errors"},
-    "teachers": {
-        *("errors", "homes", "distill", "parallel", "model_files", "model_kinds", "pickles"),
-        *("pretrained", "text_encoder"),
-    },
+    "teachers": {"errors", "homes", "parallel", "pretrained", "distill"},
     "critics": {"errors", "distill", "teachers"},
-    "tiny": {"errors", "files", "stop", "distill", "teachers", "pretrained", "text_encoder"},
-    "host": {"errors", "studio"},
+    "tiny": {"errors", "files", "stop", "pretrained", "scene", "distill", "teachers"},
+    "host": {"errors", "log", "studio"},
     # What threestudio imports from custom/.
     "dropin": {"errors", "homes", "requirements", "host", "guidance", "systems"},
     "guidance": {
@@ -46,16 +44,36 @@ ALLOWED = {
     },
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "homes", "stop", "parallel", "pretrained", "host", "distill"),
-        *("kernels", "teachers"),
-        *("critics", "tiny", "guidance", "systems"),
+        *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "host"),
+        *("kernels", "scene", "distill", "teachers", "critics", "tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
     "cli": {
-        *("errors", "files", "homes", "stop", "parallel", "pickles", "requirements"),
-        *("pretrained", "kernels", "tiny"),
-        *("teachers", "portable", "studio", "host", "dropin", "compare"),
+        *("errors", "files", "homes", "log", "stop", "parallel", "requirements", "pretrained"),
+        *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
+    },
+}
+# The same among the rooms of the two largest layers.
+ROOMS = {
+    "studio": {
+        "elsewhere": set(),
+        "registry": {"elsewhere"},
+        "device": set(),
+        "config": {"elsewhere", "registry"},
+        "checkpoint": {"registry", "device", "config"},
+        "base": {"device", "config", "checkpoint"},
+        "data": {"registry", "config"},
+        "models": {"registry", "device", "base"},
+        "systems": {"registry", "device", "config", "checkpoint", "base", "models"},
+        "run": {"registry", "device", "config", "checkpoint", "systems"},
+    },
+    "compare": {
+        "grid": set(),
+        "records": {"grid"},
+        "measure": set(),
+        "run": {"grid", "records", "measure"},
+        "report": {"grid", "records", "measure"},
     },
 }
 # Names below threestudio_asd that are no layers.
@@ -90,7 +108,16 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             continue
         if parts[1] != layer and parts[1] not in ALLOWED.get(layer, set()):
             bad.append(f"{module} imports {name}: {layer or 'the package'} is not above {parts[1]}")
+        elif parts[1] == layer and (below := _room_violation(layer, module, parts)):
+            bad.append(f"{module} imports {name}: {below}")
     return bad
+
+
+def _room_violation(layer: str, module: str, imported: list[str]) -> str:
+    rooms, room = ROOMS.get(layer), (module.split(".")[2:] or [""])[0]
+    if not rooms or len(imported) < 3 or imported[2] == room:
+        return ""
+    return "" if imported[2] in rooms.get(room, set()) else f"{room} is not above {imported[2]}"
 
 
 def modules():
@@ -110,12 +137,45 @@ def test_every_module_keeps_to_its_layer():
     assert found == []
 
 
-def test_rules_have_no_circle():
+@pytest.mark.parametrize("rules", [ALLOWED, *ROOMS.values()], ids=["layers", *ROOMS])
+def test_rules_have_no_circle(rules):
     done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {layer for layer, below in ALLOWED.items() if below <= done} - done
-        assert ready, f"circle among {set(ALLOWED) - done}"
+    while len(done) < len(rules):
+        ready = {layer for layer, below in rules.items() if below <= done} - done
+        assert ready, f"circle among {set(rules) - done}"
         done |= ready
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next and the last the first; [] if there are none."""
+    try:
+        tuple(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_modules_import_in_no_circle():
+    sources = {module: (path.read_text(), package) for path, module, package in modules()}
+    imports = {
+        module: {
+            next((n for n in (name, name.rpartition(".")[0]) if n in sources), module)
+            for name in imported_modules(source, module, is_package)
+        }
+        - {module}
+        for module, (source, is_package) in sources.items()
+    }
+    assert circle(imports) == []
+    imports["threestudio_asd.errors"] = {"threestudio_asd.cli.main"}
+    assert circle(imports) != []
+
+
+def test_files_and_folders_are_small():
+    long = {str(p) for p, *_ in modules() if len(p.read_text().splitlines()) > 300}
+    assert long == set()
+    siblings = {"kernels", "cli", "guidance"}  # kernels and their operations; commands
+    folders = Counter(p.parent for p, *_ in modules() if p.stem != "__init__")
+    assert {str(f) for f, n in folders.items() if n > 12 and f.name not in siblings} == set()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +184,8 @@ def test_rules_have_no_circle():
         ("threestudio_asd.studio.x", "from threestudio_asd.distill import schedule"),
         ("threestudio_asd.studio.x", "def f():\n    import threestudio_asd.guidance.asd"),
         ("threestudio_asd.studio.models.x", "from ...systems import asd"),
+        ("threestudio_asd.studio.config.x", "from threestudio_asd.studio.run import launch"),
+        ("threestudio_asd.compare.measure.x", "from threestudio_asd.compare import grid"),
         ("threestudio_asd.distill.x", "from threestudio_asd import host"),
         ("threestudio_asd.critics.x", "from ..studio.base import BaseModule"),
         ("threestudio_asd.guidance.x", "from threestudio_asd.studio.base import BaseModule"),

@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from threestudio_asd.cli.main import PLUGINS, main
-from threestudio_asd.studio.check import check_system
-from threestudio_asd.studio.experiment import read_config
-from threestudio_asd.studio.launch import BUILTINS
+from threestudio_asd.studio.config.check import check_system
+from threestudio_asd.studio.config.experiment import read_config
 from threestudio_asd.studio.registry import find
-from threestudio_asd.studio.trainer import check_arguments
+from threestudio_asd.studio.run.launch import BUILTINS
+from threestudio_asd.studio.run.trainer import check_arguments
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 FACTS = Path(__file__).parent / "references/official_nerf_yaml.json"

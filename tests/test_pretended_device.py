@@ -22,9 +22,7 @@ from threestudio_asd.kernels import (
     texture,
     volrend,
 )
-from threestudio_asd.studio.data import cameras
-from threestudio_asd.studio.models import isosurface_tetrahedra, mesh
-from threestudio_asd.studio.models.geometry import normals
+from threestudio_asd.scene import cameras, marching_tetrahedra, mesh, normals
 from threestudio_asd.studio.models.renderer import samples
 
 pytestmark = pytest.mark.on_device
@@ -250,7 +248,7 @@ def filled(d):
 def tetrahedron(d):
     corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], device=d)
     level = torch.tensor([-1.0, 1, 1, 1], device=d)
-    return isosurface_tetrahedra.marching_tetrahedra(
+    return marching_tetrahedra.marching_tetrahedra(
         corners, level, torch.tensor([[0, 1, 2, 3]], device=d)
     )
 
@@ -323,7 +321,7 @@ SLIPS = {
     ),
     "points in its cells": (occgrid.OccGridEstimator, "_update", ", device=box.device", "", filled),
     "bits of the tetrahedra": (
-        isosurface_tetrahedra,
+        marching_tetrahedra,
         "marching_tetrahedra",
         "_tables(level.device)",
         "_tables(torch.device('cpu'))",

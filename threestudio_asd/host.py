@@ -27,15 +27,15 @@ if NAME == "upstream":
             add(name, function)
 
 else:
+    from threestudio_asd.log import debug, info, warn
     from threestudio_asd.studio.base import BaseModule, BaseObject, Updateable
-    from threestudio_asd.studio.config import parse_structured, register_resolver
+    from threestudio_asd.studio.config.schedule import C
+    from threestudio_asd.studio.config.structured import parse_structured, register_resolver
     from threestudio_asd.studio.device import cleanup, get_device
-    from threestudio_asd.studio.lift3d import BaseLift3DSystem
-    from threestudio_asd.studio.log import debug, info, warn
     from threestudio_asd.studio.models.prompt_processor import PromptProcessorOutput
     from threestudio_asd.studio.registry import find, register
-    from threestudio_asd.studio.schedule import C
-    from threestudio_asd.studio.systems import BaseSystem
+    from threestudio_asd.studio.systems.base import BaseSystem
+    from threestudio_asd.studio.systems.lift3d import BaseLift3DSystem
 
     class _RefuseUpstream(MetaPathFinder):
         """Two registries in one process would each hold half of the names."""

@@ -144,7 +144,7 @@ def true_size(setup: Setup) -> None:
 def _scene(setup: Setup, training: Training, warm: int, timed: int, marked: int) -> dict[str, Any]:
     from training import Enough
 
-    from threestudio_asd.compare.machine import forget_peak_memory, peak_memory_mb
+    from threestudio_asd.compare.run.machine import forget_peak_memory, peak_memory_mb
 
     figures: dict[str, Any] = {}
     marks = Marks(setup.cuda)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.checkpoint import load_checkpoint
+from threestudio_asd.studio.checkpoint.store import load_checkpoint
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.random_sd import write_random_sd
 

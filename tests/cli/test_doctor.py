@@ -8,10 +8,11 @@ import torch
 from fake_threestudio import write_checkout
 from safetensors.torch import save_file
 
-from threestudio_asd import pretrained, requirements
+from threestudio_asd import requirements
 from threestudio_asd.cli import doctor
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import hub, resolve
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 
@@ -22,7 +23,7 @@ def wide(monkeypatch):
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
 
 
 def test_a_whole_installation_is_well(no_hub, capsys):
@@ -101,7 +102,7 @@ def test_models_answer_from_folder_cache_hub_or_not_at_all(tmp_path, monkeypatch
             raise UserError("Cannot load the model 'no/such': the hub has no such public model.")
         return names
 
-    parts = pretrained.STABLE_DIFFUSION
+    parts = resolve.STABLE_DIFFUSION
     names = [
         f"{part}/{file}"
         for part in parts
@@ -111,8 +112,8 @@ def test_models_answer_from_folder_cache_hub_or_not_at_all(tmp_path, monkeypatch
         file = tmp_path / "model" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    monkeypatch.setattr(pretrained, "_ask_hub", ask)
-    monkeypatch.setattr(pretrained, "_cached", lambda name, _: name == "some/cached" or None)
+    monkeypatch.setattr(hub, "_ask_hub", ask)
+    monkeypatch.setattr(hub, "cached", lambda name, _: name == "some/cached" or None)
     wanted = [str(tmp_path / "model"), "some/cached", "some/model", "no/such"]
     wanted += ["stabilityai/stable-diffusion-2-1", "./nowhere"]
     rows = {row.name: row for row in doctor._models(wanted, offline=False)}
@@ -199,7 +200,7 @@ def test_a_model_or_a_lora_alone(model, no_hub, tmp_path, capsys):
 
 def test_models_that_are_not_here_are_not_downloaded(monkeypatch, tmp_path, capsys):
     lora = write_lora(tmp_path / "a.safetensors", 24)
-    monkeypatch.setattr(pretrained, "whereabouts", lambda *_: "hub")
+    monkeypatch.setattr(resolve, "whereabouts", lambda *_: "hub")
     assert main(["doctor", "some/model", "--lora", lora]) == 1
     assert "hf download some/model" in capsys.readouterr().out
     with pytest.raises(UserError, match="one model"):

@@ -7,7 +7,7 @@ import torch
 
 from threestudio_asd import homes
 from threestudio_asd.cli.main import PLUGINS, main
-from threestudio_asd.studio import launch
+from threestudio_asd.studio.run import launch
 
 
 @pytest.fixture(scope="module")

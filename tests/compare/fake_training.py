@@ -4,7 +4,8 @@ import functools
 
 import fakes
 
-from threestudio_asd.compare import measure, runner
+from threestudio_asd.compare.measure import figures
+from threestudio_asd.compare.run import runner
 
 runner.train = fakes.train
-measure.truth_images = functools.partial(measure.truth_images, count=12)
+figures.truth_images = functools.partial(figures.truth_images, count=12)

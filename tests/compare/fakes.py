@@ -10,7 +10,7 @@ def outcome():
     """Grey pictures."""
     import torch
 
-    from threestudio_asd.compare.train import Outcome
+    from threestudio_asd.compare.run.train import Outcome
 
     grey = torch.full((2, 3, 64, 64), 0.5)
     return Outcome(

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from threestudio_asd.compare.charts import Curve, chart, nice_ticks
+from threestudio_asd.compare.report.charts import Curve, chart, nice_ticks
 
 
 @pytest.mark.parametrize(

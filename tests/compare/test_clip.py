@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from threestudio_asd.compare.clip import clip_r_precision, load_clip
-from threestudio_asd.compare.metrics import r_precision
+from threestudio_asd.compare.measure.clip import clip_r_precision, load_clip
+from threestudio_asd.compare.measure.metrics import r_precision
 from threestudio_asd.errors import UserError
 from threestudio_asd.tiny.random_sd import write_random_sd
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 from fakes import children, start_compare, wait_for
 
-from threestudio_asd.compare import memory
-from threestudio_asd.compare.pool import Loss, Pool
+from threestudio_asd.compare.run import memory
+from threestudio_asd.compare.run.pool import Loss, Pool
 
 PLUGINS = ("threestudio_asd.studio.data", "threestudio_asd.studio.models")
 PLUGINS += ("threestudio_asd.guidance", "threestudio_asd.systems")
@@ -48,7 +48,7 @@ def log(tmp_path):
 
 def run_all(log, jobs, tasks):
     """Results, the jobs in the end, and [(what happened to which, how many run then)]."""
-    from threestudio_asd.compare.lost import run_again
+    from threestudio_asd.compare.run.lost import run_again
 
     with Pool(jobs, begin, (log,)) as pool:
         found = dict(run_again(pool, tasks))
@@ -94,7 +94,7 @@ def kill_one(out, killed):
 
 
 def test_a_killed_process_changes_no_figure(small, tmp_path):
-    from threestudio_asd.compare.runner import run_grid
+    from threestudio_asd.compare.run.runner import run_grid
 
     grid = small(seeds=[0, 1])
     assert len(grid.cells) == 8
@@ -152,7 +152,7 @@ def test_a_cell_that_always_dies_is_named_and_the_others_shown(tmp_path):
     ],
 )
 def test_how_a_process_ended_is_told(small, loss, words):
-    from threestudio_asd.compare.lost import CellsLost
+    from threestudio_asd.compare.run.lost import CellsLost
 
     told = str(CellsLost({small().cells[0]: loss}, []))
     assert f"sds_s1_a_red_mug_seed0: {words}" in told and "--jobs 1" in told
@@ -160,7 +160,7 @@ def test_how_a_process_ended_is_told(small, loss, words):
 
 
 def test_an_error_of_a_cell_ends_the_grid(small, tmp_path, monkeypatch):
-    from threestudio_asd.compare.runner import run_grid
+    from threestudio_asd.compare.run.runner import run_grid
 
     monkeypatch.setenv("WRONG_AT", "7.5")
     with pytest.raises(ValueError, match="a wrong cell") as raised:

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from threestudio_asd.compare import machine
+from threestudio_asd.compare.run import machine
 from threestudio_asd.parallel import splitting
 
 

@@ -8,8 +8,8 @@ import trimesh
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from threestudio_asd.compare import metrics
-from threestudio_asd.compare.reference import truth_mesh
+from threestudio_asd.compare.measure import metrics
+from threestudio_asd.compare.measure.reference import truth_mesh
 from threestudio_asd.tiny import evaluation, scenes
 from threestudio_asd.tiny.evaluation import silhouette_iou
 from threestudio_asd.tiny.frechet import fid

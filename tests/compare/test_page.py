@@ -7,10 +7,11 @@ import pytest
 import torch
 import trimesh
 
-from threestudio_asd.compare import measure, summary
-from threestudio_asd.compare.page import write_page
+from threestudio_asd.compare.measure import figures
 from threestudio_asd.compare.records import cell_file, save_mesh, save_picture, save_turntable
-from threestudio_asd.compare.summary import Summary
+from threestudio_asd.compare.report import summary
+from threestudio_asd.compare.report.page import write_page
+from threestudio_asd.compare.report.summary import Summary
 
 VOID = {"meta", "img", "link", "br"}
 
@@ -49,14 +50,14 @@ def parsed(path):
 def written(small, tmp_path, monkeypatch):
     """The page of a grid of which one cell is missing."""
     torch.manual_seed(0)
-    truth = measure.of_images(torch.rand(4, 3, 64, 64), "a red mug")
+    truth = figures.of_images(torch.rand(4, 3, 64, 64), "a red mug")
     monkeypatch.setattr(summary, "_truth", lambda *a: truth)
 
     def write(solid=False, **flags):
         grid = small(**flags)
         records = {}
         for cell in grid.cells[:-1]:
-            found = measure.of_images(torch.rand(2, 3, 64, 64), cell.prompt)
+            found = figures.of_images(torch.rand(2, 3, 64, 64), cell.prompt)
             records[cell] = found | {
                 "drift": [0.1, 0.2],
                 "seconds": 1234.5,

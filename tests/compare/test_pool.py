@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from fakes import alive, wait_for
 
-from threestudio_asd.compare import memory
-from threestudio_asd.compare.pool import Pool
+from threestudio_asd.compare.run import memory
+from threestudio_asd.compare.run.pool import Pool
 from threestudio_asd.errors import UserError
 
 

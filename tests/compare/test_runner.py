@@ -8,11 +8,12 @@ import trimesh
 from fakes import alive, children, wait_for
 from processes import Python
 
-from threestudio_asd.compare import records, runner
+from threestudio_asd.compare import records
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.records import cell_file, finished, read_record
-from threestudio_asd.compare.runner import run_grid
-from threestudio_asd.studio.checkpoint import load_checkpoint
+from threestudio_asd.compare.run import runner
+from threestudio_asd.compare.run.runner import run_grid
+from threestudio_asd.studio.checkpoint.store import load_checkpoint
 
 
 @pytest.fixture

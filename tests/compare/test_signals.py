@@ -7,7 +7,7 @@ import time
 import pytest
 from fakes import SMALL, alive, children, start_compare, wait_for
 
-from threestudio_asd.compare.runner import run_cell, run_grid
+from threestudio_asd.compare.run.runner import run_cell, run_grid
 from threestudio_asd.stop import SIGNALS, Stopped, heeded
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from threestudio_asd.compare import metrics
-from threestudio_asd.compare import summary as summaries
 from threestudio_asd.compare.grid import load_grid
-from threestudio_asd.compare.markdown import laid_out, write_tables
-from threestudio_asd.compare.summary import MEASURES, Summary
-from threestudio_asd.compare.tables import Table, by_prompt
+from threestudio_asd.compare.measure import metrics
+from threestudio_asd.compare.report import summary as summaries
+from threestudio_asd.compare.report.markdown import laid_out, write_tables
+from threestudio_asd.compare.report.summary import MEASURES, Summary
+from threestudio_asd.compare.report.tables import Table, by_prompt
 
 PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]
 SCALES = [1.0, 7.5, 100.0]

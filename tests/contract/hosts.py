@@ -59,22 +59,18 @@ PLUGIN = {
 def bundled() -> Host:
     """The bundled host, in this process."""
     from threestudio_asd.cli import main as cli
-    from threestudio_asd.studio import (
-        base,
-        checkpoint,
-        config,
-        experiment,
-        launch,
-        lift3d,
-        registry,
-        saving,
-        systems,
-    )
+    from threestudio_asd.studio import base, registry
+    from threestudio_asd.studio.checkpoint import store as checkpoint
+    from threestudio_asd.studio.config import experiment
+    from threestudio_asd.studio.config import structured as config
+    from threestudio_asd.studio.config.schedule import C
     from threestudio_asd.studio.models.activations import get_activation
     from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
     from threestudio_asd.studio.models.prompt_processor import PromptProcessor
-    from threestudio_asd.studio.optimizers import parse_optimizer, parse_scheduler
-    from threestudio_asd.studio.schedule import C
+    from threestudio_asd.studio.run import launch
+    from threestudio_asd.studio.systems import base as systems
+    from threestudio_asd.studio.systems import lift3d, saving
+    from threestudio_asd.studio.systems.optimizers import parse_optimizer, parse_scheduler
 
     def prompt_processor(cfg: dict, embed: Embed) -> PromptProcessor:
         class Processor(PromptProcessor):

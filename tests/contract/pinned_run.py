@@ -20,7 +20,7 @@ import torch
 from threestudio_asd.cli import upstream_run
 
 SEED = 0
-STEP_STREAM = 1  # as in threestudio_asd.studio.seeding, which must not be imported here
+STEP_STREAM = 1  # as in threestudio_asd.studio.systems.seeding, which must not be imported here
 
 
 def mixed(*words: int) -> int:

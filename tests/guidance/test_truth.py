@@ -9,7 +9,7 @@ from threestudio_asd.guidance.truth import (
     TruthScoreGuidance,
     true_renders,
 )
-from threestudio_asd.studio.data.cameras import camera_batch, orbit_positions
+from threestudio_asd.scene.cameras import camera_batch, orbit_positions
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.render import render
 

@@ -10,8 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import checkpoint as ck
 from threestudio_asd.studio.base import BaseModule
+from threestudio_asd.studio.checkpoint import store as ck
 
 STATE = {"geometry.weight": torch.ones(2), "geometry.bias": torch.ones(1), "other.x": torch.ones(3)}
 GOOD = {"state_dict": STATE, "epoch": 1, "global_step": 7}

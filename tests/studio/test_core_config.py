@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from threestudio_asd.errors import ConfigKeyError, UserError
-from threestudio_asd.studio.config import parse_structured, register_resolver
-from threestudio_asd.studio.configfiles import find_config, packaged_configs
-from threestudio_asd.studio.experiment import load_config
+from threestudio_asd.studio.config.experiment import load_config
+from threestudio_asd.studio.config.files import find_config, packaged_configs
+from threestudio_asd.studio.config.structured import parse_structured, register_resolver
 
 
 @dataclass

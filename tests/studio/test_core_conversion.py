@@ -10,7 +10,7 @@ import yaml
 from threestudio_asd.cli import main as cli
 from threestudio_asd.errors import UserError
 from threestudio_asd.host import BaseLift3DSystem, register
-from threestudio_asd.studio.checkpoint import save_atomically
+from threestudio_asd.studio.checkpoint.store import save_atomically
 
 ENCODING = {
     "otype": "HashGrid",

@@ -11,7 +11,7 @@ from core_launch import ROOT, TRIAL, launch, losses, prepare_here
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.checkpoint import save_atomically
+from threestudio_asd.studio.checkpoint.store import save_atomically
 
 
 @pytest.fixture(autouse=True)

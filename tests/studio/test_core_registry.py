@@ -6,7 +6,7 @@ import pytest
 
 from threestudio_asd.errors import AlreadyRegisteredError, NotRegisteredError
 from threestudio_asd.studio import registry
-from threestudio_asd.studio.extensions import load_extensions
+from threestudio_asd.studio.run.extensions import load_extensions
 
 
 @pytest.fixture(autouse=True)

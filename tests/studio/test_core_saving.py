@@ -11,9 +11,9 @@ import torch
 import trimesh
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import images
-from threestudio_asd.studio.objfile import mtl_text, obj_text
-from threestudio_asd.studio.saving import SaverMixin
+from threestudio_asd.scene import images
+from threestudio_asd.scene.objfile import mtl_text, obj_text
+from threestudio_asd.studio.systems.saving import SaverMixin
 
 
 @pytest.fixture

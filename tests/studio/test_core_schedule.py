@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.schedule import C, C_max
+from threestudio_asd.studio.config.schedule import C, C_max
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from threestudio_asd import log
 from threestudio_asd.errors import ConfigKeyError, UserError
-from threestudio_asd.studio import callbacks, log
 from threestudio_asd.studio.base import BaseModule, BaseObject, Updateable
-from threestudio_asd.studio.checkpoint import save_atomically
-from threestudio_asd.studio.finite import FiniteStepsMixin
-from threestudio_asd.studio.lift3d import BaseLift3DSystem
-from threestudio_asd.studio.optimizers import parse_optimizer, parse_scheduler
-from threestudio_asd.studio.seeding import seed_step
-from threestudio_asd.studio.systems import BaseSystem
-from threestudio_asd.studio.trainer import check_arguments, clear_errors
+from threestudio_asd.studio.checkpoint.store import save_atomically
+from threestudio_asd.studio.run import callbacks
+from threestudio_asd.studio.run.trainer import check_arguments, clear_errors
+from threestudio_asd.studio.systems.base import BaseSystem
+from threestudio_asd.studio.systems.finite import FiniteStepsMixin
+from threestudio_asd.studio.systems.lift3d import BaseLift3DSystem
+from threestudio_asd.studio.systems.optimizers import parse_optimizer, parse_scheduler
+from threestudio_asd.studio.systems.seeding import seed_step
 
 
 class Net(BaseModule):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.scene.cameras import camera_batch, orbit_positions
 from threestudio_asd.studio import registry
-from threestudio_asd.studio.data.cameras import camera_batch, orbit_positions
 from threestudio_asd.studio.data.random_camera import (
     RandomCameraDataModule,
     RandomCameraIterableDataset,

@@ -6,7 +6,7 @@ from threestudio_asd import guidance, systems  # noqa: F401  (they register)
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import NotRegisteredError
 from threestudio_asd.studio import data, models  # noqa: F401
-from threestudio_asd.studio.configfiles import find_config
+from threestudio_asd.studio.config.files import find_config
 from threestudio_asd.studio.elsewhere import PARTS, SYSTEMS, advice
 from threestudio_asd.studio.registry import find, names
 

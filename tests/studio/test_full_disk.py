@@ -20,9 +20,9 @@ from threestudio_asd import files
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import DiskFullError
 from threestudio_asd.files import full_disk, room_for, written_whole
-from threestudio_asd.studio.checkpoint import load_checkpoint, save_atomically
-from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.saving import SaverMixin
+from threestudio_asd.scene.mesh import Mesh
+from threestudio_asd.studio.checkpoint.store import load_checkpoint, save_atomically
+from threestudio_asd.studio.systems.saving import SaverMixin
 
 LIMIT = 1 << 15
 LAST = TRIAL / "ckpts/last.ckpt"
@@ -173,7 +173,7 @@ def test_a_training_without_a_checkpoint_says_so(folder, capsys, monkeypatch):
     [
         "pytorch_lightning.loggers.CSVLogger.save",
         "pytorch_lightning.loggers.CSVLogger.log_metrics",
-        "threestudio_asd.studio.snapshots.dump_config",
+        "threestudio_asd.studio.run.snapshots.dump_config",
     ],
 )
 def test_a_logger_or_a_config_that_finds_no_room(folder, capsys, monkeypatch, writer):

@@ -9,8 +9,8 @@ import pytest
 import torch
 import trimesh
 
-from threestudio_asd.studio.models.exporter.formats import write_mesh
-from threestudio_asd.studio.models.mesh import Mesh
+from threestudio_asd.scene.formats import write_mesh
+from threestudio_asd.scene.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]
 VALIDATE = """

@@ -8,13 +8,13 @@ import torch
 import trimesh
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.scene.formats import to_trimesh, write_mesh
+from threestudio_asd.scene.isosurface import grid_points, marching_cubes
+from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio import registry
 from threestudio_asd.studio.models.background.solid_color import SolidColorBackground
-from threestudio_asd.studio.models.exporter.formats import to_trimesh, write_mesh
 from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
-from threestudio_asd.studio.models.isosurface import grid_points, marching_cubes
 from threestudio_asd.studio.models.material.no_material import NoMaterial
-from threestudio_asd.studio.models.mesh import Mesh
 
 BBOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 

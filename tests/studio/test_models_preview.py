@@ -5,9 +5,9 @@ import pytest
 import torch
 from test_models_mesh import ball, exporter
 
+from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.models.exporter.preview import turntable
-from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.saving import SaverMixin
+from threestudio_asd.studio.systems.saving import SaverMixin
 
 RED, GREEN = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
 

@@ -8,18 +8,18 @@ import torch
 import trimesh
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import registry
-from threestudio_asd.studio.models.exporter.formats import to_trimesh
-from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
-from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
-from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
-from threestudio_asd.studio.models.isosurface_tetrahedra import (
+from threestudio_asd.scene.formats import to_trimesh
+from threestudio_asd.scene.marching_tetrahedra import (
     EDGES,
     body_centred_grid,
     cells_per_axis,
     marching_tetrahedra,
     tetrahedral_grid,
 )
+from threestudio_asd.studio import registry
+from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
+from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
+from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
 
 ENCODING = {
     "otype": "HashGrid",

@@ -10,13 +10,13 @@ import trimesh
 from test_models_mesh import BBOX, Ball, ball, exporter, load
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.models import mesh_uv
+from threestudio_asd.scene import uv as mesh_uv
+from threestudio_asd.scene.formats import Z_UP_TO_Y_UP
+from threestudio_asd.scene.mesh import Mesh
+from threestudio_asd.scene.uv import fill_map, texel_positions
 from threestudio_asd.studio.models.exporter.check import check_mesh
-from threestudio_asd.studio.models.exporter.formats import Z_UP_TO_Y_UP
 from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
-from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.models.mesh_uv import fill_map, texel_positions
-from threestudio_asd.studio.saving import SaverMixin
+from threestudio_asd.studio.systems.saving import SaverMixin
 
 
 def from_trimesh(mesh):
@@ -111,7 +111,7 @@ def unit_square(turned=False):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_texels_lie_where_their_coordinates_say(turned, monkeypatch):
-    monkeypatch.setattr("threestudio_asd.studio.models.mesh_uv.PAIRS", 100)
+    monkeypatch.setattr("threestudio_asd.scene.uv.PAIRS", 100)
     texel, position = texel_positions(*unit_square(turned), size=16)
     expected = torch.tensor([[r * 16 + c for c in range(8)] for r in range(16)])
     assert torch.equal(texel, expected.view(-1))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from threestudio_asd.errors import ConfigKeyError, UserError
+from threestudio_asd.pretrained.text_encoder import TextEncoder
 from threestudio_asd.studio.models.prompt_processor import StableDiffusionPromptProcessor
 from threestudio_asd.studio.registry import find
-from threestudio_asd.text_encoder import TextEncoder
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 NAMES = ["side", "front", "back", "overhead"]

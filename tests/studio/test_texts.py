@@ -12,9 +12,9 @@ import threestudio_asd.systems  # noqa: F401  (registers the classes that say wh
 from threestudio_asd.cli import demo
 from threestudio_asd.cli import main as cli
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import run
-from threestudio_asd.studio.experiment import load_config, read_config
-from threestudio_asd.studio.snapshots import save_configs
+from threestudio_asd.studio.config.experiment import load_config, read_config
+from threestudio_asd.studio.run import execute
+from threestudio_asd.studio.run.snapshots import save_configs
 
 CONFIG = """
 name: texts
@@ -60,7 +60,7 @@ def test_texts_are_what_was_typed(text, tmp_path):
 
 
 class Seen(Exception):
-    """What a run would have run."""
+    """What a run would have execute."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def seen(monkeypatch, tmp_path):
     def told(args, source, cfg, *others):
         raise Seen(cfg)
 
-    monkeypatch.setattr(run, "run", told)
+    monkeypatch.setattr(execute, "run", told)
 
     def command(*arguments):
         with pytest.raises(Seen) as caught:

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from prompts import PROMPTS
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import experiment, trials
-from threestudio_asd.studio.checkpoint import find_last_path, load_checkpoint
-from threestudio_asd.studio.experiment import load_config
+from threestudio_asd.studio.checkpoint.store import find_last_path, load_checkpoint
+from threestudio_asd.studio.config import experiment, trials
+from threestudio_asd.studio.config.experiment import load_config
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.distill import CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS
-from threestudio_asd.studio.configfiles import find_config
+from threestudio_asd.studio.config.files import find_config
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 

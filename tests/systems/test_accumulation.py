@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from threestudio_asd.studio.finite import FiniteStepsMixin
+from threestudio_asd.studio.systems.finite import FiniteStepsMixin
 from threestudio_asd.systems.guided import train_critic
 
 IN_2D = ("system.n_particles=1", "data.batch_size=1", "system.shape=null")

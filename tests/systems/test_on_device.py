@@ -42,7 +42,12 @@ def small(config):
 #: How often a step may make the CPU wait, with logging at every step; and where it does so while it
 #: saves, shows pictures, or renders the truth.
 WAITS = {"nerf": 6, "geometry": 8, "texture": 8, "2d": 2}
-BESIDE = ("studio/checkpoint.py", "studio/saving.py", "systems/text_to_3d.py", "tiny/render.py")
+BESIDE = (
+    "studio/checkpoint/store.py",
+    "studio/systems/saving.py",
+    "systems/text_to_3d.py",
+    "tiny/render.py",
+)
 
 
 def teachers(config, model):

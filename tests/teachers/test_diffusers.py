@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from threestudio_asd import pretrained
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.schedule import NoiseSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import component_files, content_hash, resolve_model
+from threestudio_asd.pretrained import hub
+from threestudio_asd.pretrained.files import component_files, content_hash
+from threestudio_asd.pretrained.resolve import resolve_model
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.random_sd import write_random_sd
 
@@ -195,7 +196,7 @@ def test_the_script_writes_what_was_asked(tmp_path, monkeypatch):
     "name", ["/no/such/folder", "./models/mine", "models/sd/mine", "~/nowhere", "trailing/"]
 )
 def test_a_path_that_does_not_exist_is_not_asked_at_the_hub(monkeypatch, name):
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="no such folder") as error:
         StableDiffusionTeacher.from_pretrained(name)
     assert name in str(error.value) and "${asd_model:tiny-shapes}" in str(error.value)
@@ -227,7 +228,7 @@ def test_offline_the_error_names_the_model_the_reason_and_a_way_to_try():
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch):
     from huggingface_hub import HfApi
 
-    monkeypatch.setattr(pretrained, "HUB_TIMEOUT", 0.2)
+    monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.2)
     monkeypatch.setattr(HfApi, "model_info", lambda *args, **kwargs: time.sleep(2))
     with pytest.raises(UserError, match="no answer in"):
         resolve_model("someone/something")
@@ -305,8 +306,8 @@ RETIRED = [f"stabilityai/stable-diffusion-2{end}" for end in ("", "-base", "-1",
 
 @pytest.mark.parametrize("retired", [*RETIRED, "runwayml/stable-diffusion-v1-5"])
 def test_a_retired_id_means_its_mirror_with_one_warning(hub_cache, caplog, retired):
-    pretrained._tell_moved.cache_clear()
-    mirror = pretrained.MOVED[retired]
+    hub._tell_moved.cache_clear()
+    mirror = hub.MOVED[retired]
     snapshot = hub_cache(mirror)
     assert resolve_model(retired).samefile(snapshot)
     assert resolve_model(retired, ("unet", "scheduler")).samefile(snapshot)
@@ -341,7 +342,7 @@ def test_a_download_takes_only_what_is_read(folder, monkeypatch):
     names = ["README.md", "unet/config.json", "scheduler/scheduler_config.json"]
     names += [f"unet/diffusion_pytorch_model{end}" for end in (".bin", ".safetensors")]
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: names)
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: names)
     assert resolve_model("someone/something", ("unet", "scheduler")) == folder
     wanted = [names[1], "unet/diffusion_pytorch_model.safetensors", names[2]]
     assert asked == [("someone/something", wanted)]
@@ -353,8 +354,8 @@ def test_a_full_disk_is_not_the_hubs_fault(monkeypatch):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pretrained, "_cached", lambda *args: None)
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: ["scheduler/a.json"])
+    monkeypatch.setattr(hub, "cached", lambda *args: None)
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: ["scheduler/a.json"])
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     with pytest.raises(UserError, match=r"Cannot store.*No space left.*set HF_HOME") as error:
         resolve_model("someone/something", ("scheduler",))

@@ -9,10 +9,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from threestudio_asd import model_kinds, pretrained
 from threestudio_asd.errors import UserError
-from threestudio_asd.model_files import component_files, variant_of
-from threestudio_asd.pretrained import require_model, resolve_model, whereabouts
+from threestudio_asd.pretrained import hub, kinds, resolve
+from threestudio_asd.pretrained.files import component_files, variant_of
+from threestudio_asd.pretrained.resolve import require_model, resolve_model, whereabouts
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -86,7 +86,7 @@ def copy(model, tmp_path):
 
 
 def change(folder, part, **changes):
-    file = folder / model_kinds.config_file(part)
+    file = folder / kinds.config_file(part)
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
@@ -120,15 +120,15 @@ def test_a_schedule_without_betas_is_refused(copy):
 
 
 def test_every_kind_has_an_input_here(model):
-    configs = model_kinds.read_configs(model, pretrained.STABLE_DIFFUSION)
+    configs = kinds.read_configs(model, resolve.STABLE_DIFFUSION)
     no_betas = {"scheduler": {"_class_name": "EDMEulerScheduler"}}
     inputs = [{"unet": {**configs["unet"], **settings}} for settings in UNETS.values()]
     inputs += [{part: {**configs[part], **changes}} for part, changes in CONFIGS.values()]
     reached = set()
     for changed in (no_betas, *inputs):
-        found = (k.name for k in model_kinds.KINDS if k.sign({**configs, **changed}))
+        found = (k.name for k in kinds.KINDS if k.sign({**configs, **changed}))
         reached.add(next(found))
-    assert reached == {kind.name for kind in model_kinds.KINDS}
+    assert reached == {kind.name for kind in kinds.KINDS}
 
 
 def test_a_critic_of_another_kind_is_refused(copy):
@@ -142,10 +142,10 @@ def test_a_configuration_that_is_no_json_is_told(model, copy):
     with pytest.raises(UserError, match=r"unet/config\.json cannot be read"):
         resolve_model(copy)
     for part, message in (("unet", "unet cannot be loaded"), ("scheduler", "cannot be read")):
-        (copy / model_kinds.config_file(part)).write_text("")
+        (copy / kinds.config_file(part)).write_text("")
         with pytest.raises(UserError, match=message):
             FrozenUNet.load(copy)
-        shutil.copy(model / model_kinds.config_file(part), copy / part)
+        shutil.copy(model / kinds.config_file(part), copy / part)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_pipelines_without_the_parts_are_named(tmp_path, parts, index, message):
 
 def test_the_hub_is_asked_for_configurations_before_weights(monkeypatch, copy):
     change(copy, "unet", in_channels=9)
-    monkeypatch.setattr(pretrained, "_cached", lambda *args: None)
+    monkeypatch.setattr(hub, "cached", lambda *args: None)
     names = [f.relative_to(copy).as_posix() for f in copy.rglob("*") if f.is_file()]
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: names)
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: names)
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download", lambda hub_id, name, **options: str(copy / name)
     )
@@ -190,7 +190,7 @@ def test_the_hub_is_asked_for_configurations_before_weights(monkeypatch, copy):
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".pth", ".bin"])
 def test_one_file_as_the_model_names_the_option_that_takes_it(tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
     name = f"model{suffix}"
     with pytest.raises(UserError, match="no such file"):
         resolve_model(name)
@@ -215,7 +215,7 @@ def test_a_unet_alone_as_the_model_names_the_option_that_takes_it(model):
 
 
 def test_weights_of_other_frameworks_are_named(tmp_path):
-    for part in pretrained.STABLE_DIFFUSION:
+    for part in resolve.STABLE_DIFFUSION:
         (tmp_path / part).mkdir()
         (tmp_path / part / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="Its weights are those of ONNX"):

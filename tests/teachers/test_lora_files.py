@@ -26,8 +26,8 @@ from lora_draws import (
 from safetensors.torch import save_file
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.teachers.lora import fuse_lora
-from threestudio_asd.teachers.lora_names import LayerNames
+from threestudio_asd.teachers.lora.fuse import fuse_lora
+from threestudio_asd.teachers.lora.names import LayerNames
 
 DRAWS = 7  # of each kind
 

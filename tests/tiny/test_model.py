@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from threestudio_asd import tiny
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
+from threestudio_asd.pretrained.files import content_hash
+from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.captions import vocabulary
 from threestudio_asd.tiny.judge import load_judge

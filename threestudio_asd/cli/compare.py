@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
 from threestudio_asd.stop import SIGNALS, Stopped, drop_lost_streams, heeded
-from threestudio_asd.studio import log
-from threestudio_asd.studio.launch import BUILTINS
+from threestudio_asd.studio.run.launch import BUILTINS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,9 +50,9 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     for module in plugins:
         importlib.import_module(module)
     from threestudio_asd.compare.grid import load_grid
-    from threestudio_asd.compare.lost import CellsLost
     from threestudio_asd.compare.records import finished
-    from threestudio_asd.compare.runner import default_jobs, run_grid
+    from threestudio_asd.compare.run.lost import CellsLost
+    from threestudio_asd.compare.run.runner import default_jobs, run_grid
     from threestudio_asd.studio.device import prepare_cpu
 
     flags = {key: getattr(args, key) for key in ("scales", "prompts", "seeds", "steps")}
@@ -80,11 +80,11 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
 
 
 def _report(grid: Any, out: Path, command: str) -> None:
-    from threestudio_asd.compare.markdown import write_tables
-    from threestudio_asd.compare.page import write_page
     from threestudio_asd.compare.records import finished
-    from threestudio_asd.compare.runner import require_complete
-    from threestudio_asd.compare.summary import Summary
+    from threestudio_asd.compare.report.markdown import write_tables
+    from threestudio_asd.compare.report.page import write_page
+    from threestudio_asd.compare.report.summary import Summary
+    from threestudio_asd.compare.run.runner import require_complete
 
     records = finished(grid, out)  # with those of other processes
     require_complete(grid, records)

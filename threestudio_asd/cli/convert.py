@@ -23,7 +23,7 @@ def convert(old: Path, new: Path) -> list[str]:
     Raises:
         UserError: ``old`` cannot be read or has no tensors, or ``new`` exists.
     """
-    from threestudio_asd.studio.checkpoint import save_atomically
+    from threestudio_asd.studio.checkpoint.store import save_atomically
 
     if new.exists():
         raise UserError(f"{new} exists already: give another name.")
@@ -42,7 +42,7 @@ def convert(old: Path, new: Path) -> list[str]:
 
 
 def _read(old: Path) -> Mapping[Any, Any]:
-    from threestudio_asd import pickles
+    from threestudio_asd.pretrained import pickles
 
     if not old.is_file():
         raise UserError(f"There is no such file: {old}.")
@@ -61,7 +61,7 @@ def _tensors(weights: Any) -> dict[str, Any]:
 
 
 def _kept(found: Mapping[Any, Any], weights: dict[str, Any]) -> dict[Any, Any]:
-    from threestudio_asd.pickles import is_plain
+    from threestudio_asd.pretrained.pickles import is_plain
 
     kept = {name: value for name, value in found.items() if is_plain(name) and is_plain(value)}
     return kept | {"state_dict": weights} if "state_dict" in found else kept

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from threestudio_asd import log
 from threestudio_asd.cli.runs import asked, claimed_run
 from threestudio_asd.cli.stages import TINY, plan, run_stages, steps_done
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import log
 from threestudio_asd.tiny.evaluation import Verdict, parse_prompt
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import threestudio_asd
-from threestudio_asd import pretrained, requirements
+from threestudio_asd import requirements
 from threestudio_asd.cli.fit import fit, is_model, verdict
 from threestudio_asd.cli.places import Mark, places
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.configfiles import packaged_configs
+from threestudio_asd.pretrained import resolve
+from threestudio_asd.studio.config.files import packaged_configs
 from threestudio_asd.tiny import model_folder
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def config_models() -> list[str]:
 
 def _model(name: str, offline: bool) -> Row:
     try:
-        return Row(name, "yes", pretrained.whereabouts(name, offline=offline))
+        return Row(name, "yes", resolve.whereabouts(name, offline=offline))
     except UserError as error:
         return Row(name, "partly", str(error).removeprefix(f"Cannot load the model '{name}': "))
 

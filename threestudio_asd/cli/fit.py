@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from threestudio_asd import homes, pretrained
+from threestudio_asd import homes
 from threestudio_asd.cli.places import Found
 from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import resolve
 
 _PARTS = ("unet", "scheduler")
 
@@ -59,13 +60,13 @@ def _listed(rows: list[Found], found: Iterator[Found]) -> None:
 
 def _found(rows: list[Found], model: str, offline: bool) -> Path | None:
     try:
-        where = pretrained.whereabouts(model, _PARTS, offline)
+        where = resolve.whereabouts(model, _PARTS, offline)
         if where.startswith("hub") and not where.startswith("hub cache"):
             raise UserError(
                 f"The model '{model}' is on the hub and not on this machine, and doctor downloads "
                 f"nothing. Get it first: hf download {model}"
             )
-        folder = pretrained.resolve_model(model, _PARTS)
+        folder = resolve.resolve_model(model, _PARTS)
     except UserError as error:
         rows.append((model, "no", str(error)))
         return None
@@ -76,7 +77,7 @@ def _found(rows: list[Found], model: str, offline: bool) -> Path | None:
 def _network(folder: Path) -> Iterator[Found]:
     from diffusers import DDPMScheduler
 
-    from threestudio_asd.teachers.lora import TEXT_WIDTHS
+    from threestudio_asd.teachers.lora.fuse import TEXT_WIDTHS
 
     unet = _skeleton(folder)
     width = unet.config.cross_attention_dim
@@ -101,7 +102,7 @@ def _skeleton(folder: Path):
 
 
 def _change(lora: str) -> Iterator[Found]:
-    from threestudio_asd.teachers.lora import LoRAFile
+    from threestudio_asd.teachers.lora.fuse import LoRAFile
 
     file = LoRAFile.read(lora)
     yield "file", "yes", str(file.path)
@@ -117,7 +118,7 @@ def _change(lora: str) -> Iterator[Found]:
 
 
 def _together(folder: Path, lora: str) -> Iterator[Found]:
-    from threestudio_asd.teachers.lora import LoRAFile
+    from threestudio_asd.teachers.lora.fuse import LoRAFile
 
     layers = LoRAFile.read(lora).merge(_skeleton(folder))
     yield "fit", "yes", f"layers changed: {layers}; no tensor is left over"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from threestudio_asd.dropin.checkout import TEMPLATE, Checkout, open_checkout
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.configfiles import packaged_configs
+from threestudio_asd.studio.config.files import packaged_configs
 
 FILES = ("__init__.py", "README.md")
 CONFIGS = "configs"  # a link, so that it always shows what the installed package has

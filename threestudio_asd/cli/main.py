@@ -12,7 +12,7 @@ PLUGINS = ("threestudio_asd.guidance", "threestudio_asd.systems")
 
 
 def _launch(argv: Sequence[str]) -> None:
-    from threestudio_asd.studio import launch
+    from threestudio_asd.studio.run import launch
 
     launch.main(argv, plugins=PLUGINS, prog="threestudio-asd launch")
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from threestudio_asd import homes, pretrained, requirements
+from threestudio_asd import homes, requirements
 from threestudio_asd.errors import UserError
+from threestudio_asd.pretrained import hub
 
 Mark = Literal["yes", "partly", "no"]
 Found = tuple[str, Mark, str]
@@ -23,7 +24,7 @@ def places() -> Iterator[Found]:
     yield "home", "partly" if reason else "yes", f"{home} ({reason})" if reason else str(home)
     yield _cache("kernels", homes.kernels())
     if requirements.installed("huggingface_hub"):
-        yield _cache("models", pretrained.hub_cache())
+        yield _cache("models", hub.hub_cache())
     yield "temporary files", "yes", str(homes.temporary())
     here = Path.cwd()
     if reason := homes.unwritable(here):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import claimed, written_whole
-from threestudio_asd.studio import log
-from threestudio_asd.studio.configfiles import find_config
-from threestudio_asd.studio.experiment import timestamps
-from threestudio_asd.studio.trials import folder_name, make_new
+from threestudio_asd.studio.config.experiment import timestamps
+from threestudio_asd.studio.config.files import find_config
+from threestudio_asd.studio.config.trials import folder_name, make_new
 
 RECORD = "run.json"
 

@@ -50,7 +50,7 @@ def plan(configs: Sequence[str], out: Path, overrides: Sequence[str]) -> list[St
     Raises:
         UserError: No such config, the same stage twice, or an override for a stage that is not run.
     """
-    from threestudio_asd.studio.configfiles import find_config
+    from threestudio_asd.studio.config.files import find_config
 
     names = []
     for config in configs:
@@ -82,7 +82,8 @@ def run_stages(stages: Sequence[Stage], plugins: Sequence[str] = ()) -> Path:
         UserError: As the launcher; also if a stage was stopped before its end.
         Stopped: SIGTERM or SIGHUP, or Ctrl-C in a training, after that stage's test.
     """
-    from threestudio_asd.studio import launch, log
+    from threestudio_asd import log
+    from threestudio_asd.studio.run import launch
 
     log.setup_logging()
     before = None
@@ -96,7 +97,8 @@ def run_stages(stages: Sequence[Stage], plugins: Sequence[str] = ()) -> Path:
 
 
 def _run(stage: Stage, before: Stage | None, plugins: Sequence[str]) -> None:
-    from threestudio_asd.studio import launch, log
+    from threestudio_asd import log
+    from threestudio_asd.studio.run import launch
 
     values = _values(stage, before)
     wanted, done = _steps_wanted(stage, values), steps_done(stage)
@@ -117,7 +119,8 @@ def _train(
     stage: Stage, values: Sequence[str], done: int, wanted: int, plugins: Sequence[str]
 ) -> None:
     """And test."""
-    from threestudio_asd.studio import launch, log
+    from threestudio_asd import log
+    from threestudio_asd.studio.run import launch
 
     arguments = ["--config", stage.config, "--train", *values]
     if done:
@@ -143,15 +146,15 @@ def _values(stage: Stage, before: Stage | None) -> list[str]:
 
 
 def _steps_wanted(stage: Stage, values: Sequence[str]) -> int:
-    from threestudio_asd.studio.configfiles import find_config
-    from threestudio_asd.studio.experiment import read_config
+    from threestudio_asd.studio.config.experiment import read_config
+    from threestudio_asd.studio.config.files import find_config
 
     return int(read_config(find_config(stage.config), cli_args=values).trainer.max_steps)
 
 
 def steps_done(stage: Stage) -> int:
     """How many steps the stage's last checkpoint has behind it."""
-    from threestudio_asd.studio.checkpoint import load_checkpoint
+    from threestudio_asd.studio.checkpoint.store import load_checkpoint
 
     return int(load_checkpoint(stage.last)["global_step"]) if stage.last.is_file() else 0
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from threestudio_asd import homes
-from threestudio_asd.compare.measure import of_mesh
-from threestudio_asd.compare.train import surface
-from threestudio_asd.compare.views import render_fixed_views
+from threestudio_asd.compare.measure.figures import of_mesh
+from threestudio_asd.compare.measure.views import render_fixed_views
+from threestudio_asd.compare.run.train import surface
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import set_pieces
 from threestudio_asd.stop import held
-from threestudio_asd.studio.checkpoint import load_checkpoint, require_compatible
+from threestudio_asd.studio.checkpoint.store import load_checkpoint, require_compatible
+from threestudio_asd.studio.config.experiment import load_config
 from threestudio_asd.studio.device import get_device, prepare_cpu
-from threestudio_asd.studio.experiment import load_config
 from threestudio_asd.studio.registry import find
 from threestudio_asd.tiny.evaluation import Verdict, assess, parse_prompt
 from threestudio_asd.tiny.render import fixed_views

@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.config import config_to_primitive, parse_structured
-from threestudio_asd.studio.configfiles import find_config
-from threestudio_asd.studio.experiment import read_config, resolve_config
-from threestudio_asd.studio.launch import BUILTINS
+from threestudio_asd.studio.config.experiment import read_config, resolve_config
+from threestudio_asd.studio.config.files import find_config
+from threestudio_asd.studio.config.structured import config_to_primitive, parse_structured
+from threestudio_asd.studio.run.launch import BUILTINS
 from threestudio_asd.tiny import WEIGHTS
 from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.judge import load_report

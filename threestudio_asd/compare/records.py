@@ -9,10 +9,9 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from threestudio_asd import log
+from threestudio_asd.compare.grid import Cell, Grid
 from threestudio_asd.files import written_whole
-from threestudio_asd.studio import log
-
-from .grid import Cell, Grid
 
 Record = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """What a critic and its UNet need in memory, activations aside."""
 
-from .lora import LoRACritic
+from threestudio_asd.critics.lora import LoRACritic
 
 #: A trained parameter's weight, gradient and Adam's two moments.
 ADAM_COPIES = 4

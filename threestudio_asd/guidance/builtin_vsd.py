@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd import host
-
-from .builtin import OnASD, translated
-from .conditions import Conditions
+from threestudio_asd.guidance.builtin import OnASD, translated
+from threestudio_asd.guidance.conditions import Conditions
 
 
 @host.register("stable-diffusion-vsd-guidance")

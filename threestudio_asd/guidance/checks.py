@@ -9,7 +9,7 @@ from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import require_model
+from threestudio_asd.pretrained.resolve import require_model
 from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
 from threestudio_asd.teachers.weights import Checkpoint
 

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.teachers.base import Teacher
-
-from .conditions import Conditions
 
 # Perp-neg directions with smaller weights are not worth a UNet evaluation (threestudio's bound).
 _NEGLIGIBLE_WEIGHT = 1e-4

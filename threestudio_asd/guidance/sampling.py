@@ -8,10 +8,9 @@ from torch import Tensor
 
 from threestudio_asd.distill.guidance import guided
 from threestudio_asd.distill.scores import Scores
+from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.query import Query, ask
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
-
-from .conditions import Conditions
-from .query import Query, ask
 
 _STEPS = 50
 

@@ -18,10 +18,9 @@ from threestudio_asd.distill.methods import Method
 from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
 from threestudio_asd.distill.scores import Scores
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.conditions import Conditions, tile
+from threestudio_asd.guidance.query import Answer, Query, ask
 from threestudio_asd.teachers.base import Teacher
-
-from .conditions import Conditions, tile
-from .query import Answer, Query, ask
 
 
 @runtime_checkable

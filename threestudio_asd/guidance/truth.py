@@ -13,13 +13,12 @@ from torch import Tensor
 
 from threestudio_asd import host, tiny
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
+from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.teachers.analytic import gaussian_epsilon
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.render import render
-
-from .asd import StableDiffusionASDGuidance
-from .conditions import Conditions
 
 
 @torch.no_grad()

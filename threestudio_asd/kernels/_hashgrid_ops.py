@@ -9,7 +9,7 @@ With table rows θ_c, weights w_c(x) and an upstream gradient g of the features:
 so a loss on normals, which are gradients in x, reaches the table.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.kernels._hashgrid_spec import GridSpec
 from threestudio_asd.kernels._warp import (
     as_array,
     launch_split,
@@ -27,15 +28,12 @@ from threestudio_asd.kernels._warp import (
     warp,
 )
 
-if TYPE_CHECKING:
-    from threestudio_asd.kernels.hashgrid import GridSpec
-
 # Factors of the spatial hash (Müller et al. 2022, equation 4).
 PRIMES = (1, 2654435761, 805459861)
 
 
 @made_once
-def _level_arrays(spec: "GridSpec", device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _level_arrays(spec: GridSpec, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     from threestudio_asd.kernels._hashgrid_kernels import build
 
     wp, Level = warp(), build(spec.n_features_per_level, dtype).Level
@@ -55,7 +53,7 @@ def _level_arrays(spec: "GridSpec", device: torch.device, dtype: torch.dtype) ->
 class _Launch:
     """One launch over the levels of ``spec`` and the points ``x``."""
 
-    def __init__(self, spec: "GridSpec", x: Tensor) -> None:
+    def __init__(self, spec: GridSpec, x: Tensor) -> None:
         from threestudio_asd.kernels._hashgrid_kernels import build
 
         self.spec, self.x, self.n = spec, x, x.shape[0]
@@ -95,7 +93,7 @@ class _Encode(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, params: Tensor, spec: "GridSpec", points: list) -> Tensor:
+    def forward(ctx: Any, x: Tensor, params: Tensor, spec: GridSpec, points: list) -> Tensor:
         ctx.save_for_backward(x)
         ctx.spec, ctx.points = spec, points
         y = x.new_empty(x.shape[0], spec.n_output_dims)
@@ -113,7 +111,7 @@ class _WithPointGrad(Function):
     """The features unchanged, with their derivative in x added; ``table`` as ``points`` above."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, spec: "GridSpec", table: list) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, spec: GridSpec, table: list) -> Tensor:
         ctx.save_for_backward(x, table[0].detach())
         ctx.spec, ctx.table = spec, table
         return y.view_as(y)
@@ -126,7 +124,7 @@ class _WithPointGrad(Function):
 
 class _TableGrad(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, spec: "GridSpec") -> Tensor:
+    def forward(ctx: Any, x: Tensor, g: Tensor, spec: GridSpec) -> Tensor:
         g = g.contiguous()
         ctx.save_for_backward(x, g)
         ctx.spec = spec
@@ -146,7 +144,7 @@ class _TableGrad(Function):
 
 class _PointGrad(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, params: Tensor, g: Tensor, spec: "GridSpec") -> Tensor:
+    def forward(ctx: Any, x: Tensor, params: Tensor, g: Tensor, spec: GridSpec) -> Tensor:
         g = g.contiguous()
         ctx.save_for_backward(x, params, g)
         ctx.spec = spec
@@ -169,7 +167,7 @@ class _PointGrad(Function):
         return x_g.sum(0), params_g, g_g, None
 
 
-def encode(x: Tensor, params: Tensor, spec: "GridSpec") -> Tensor:
+def encode(x: Tensor, params: Tensor, spec: GridSpec) -> Tensor:
     """Features (N, L*F) of the points ``x`` (N, 3); twice differentiable in both tensors."""
     if x.shape[0] * spec.n_levels >= 2**31:
         raise UserError(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._warp import launch, made_once, warp
+from threestudio_asd.kernels._warp import launch, made_once, warp
 
 
 def signed_distance(

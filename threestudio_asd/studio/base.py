@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.checkpoint import load_module_weights
-from threestudio_asd.studio.config import parse_structured
+from threestudio_asd.studio.checkpoint.store import load_module_weights
+from threestudio_asd.studio.config.structured import parse_structured
 from threestudio_asd.studio.device import get_device
 
 

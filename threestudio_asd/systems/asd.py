@@ -9,8 +9,7 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
-
-from .text_to_3d import TextTo3DSystem
+from threestudio_asd.systems.text_to_3d import TextTo3DSystem
 
 
 @host.register("asd-system")

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
-
-from .guided import guidance_losses, log_weights, train_critic
+from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
 
 
 class Particles(nn.Module):

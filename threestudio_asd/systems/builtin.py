@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
-
-from .text_to_3d import TextTo3DSystem
+from threestudio_asd.systems.text_to_3d import TextTo3DSystem
 
 
 @host.register("dreamfusion-system")

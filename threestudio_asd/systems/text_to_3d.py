@@ -11,9 +11,13 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
-
-from .guided import guidance_losses, log_weights, train_critic
-from .losses import opaque_loss, orientation_loss, sparsity_loss, z_variance_loss
+from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
+from threestudio_asd.systems.losses import (
+    opaque_loss,
+    orientation_loss,
+    sparsity_loss,
+    z_variance_loss,
+)
 
 STAGES = ("coarse", "geometry", "texture")
 

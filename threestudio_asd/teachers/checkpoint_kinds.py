@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.model_kinds import read_config, read_configs, require_teacher
+from threestudio_asd.pretrained.kinds import read_config, read_configs, require_teacher
 from threestudio_asd.teachers.weights import Checkpoint
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch
-from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.pretrained.resolve import resolve_model
+from threestudio_asd.pretrained.text_encoder import TEXT_COMPONENTS, TextEncoder
 from threestudio_asd.teachers.base import Teacher
 from threestudio_asd.teachers.cache import read_once
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
-from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
 
 
 class StableDiffusionTeacher(Teacher):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch, trained
-from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.pretrained.resolve import resolve_model
 from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
-from threestudio_asd.teachers.lora import fuse_lora
+from threestudio_asd.teachers.lora.fuse import fuse_lora
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 

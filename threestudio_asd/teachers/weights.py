@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
-from threestudio_asd.model_files import variant_of
-from threestudio_asd.pickles import refusal
+from threestudio_asd.pretrained.files import variant_of
+from threestudio_asd.pretrained.pickles import refusal
 
 # Prefixes of the parts in original Stable Diffusion checkpoints.
 _ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}

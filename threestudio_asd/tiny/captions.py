@@ -2,7 +2,7 @@
 
 import random
 
-from .scenes import COLORS, OBJECTS
+from threestudio_asd.tiny.scenes import COLORS, OBJECTS
 
 VIEWS = ("front", "side", "back", "overhead")
 FRONT_THRESHOLD = 45.0

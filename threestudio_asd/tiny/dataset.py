@@ -8,10 +8,9 @@ from rich.progress import track
 from torch import Tensor
 
 from threestudio_asd.files import written_whole
-
-from .captions import VIEWS, view_label
-from .render import EVAL_SIZE, distance_for, render
-from .scenes import COLORS, OBJECTS
+from threestudio_asd.tiny.captions import VIEWS, view_label
+from threestudio_asd.tiny.render import EVAL_SIZE, distance_for, render
+from threestudio_asd.tiny.scenes import COLORS, OBJECTS
 
 OBJECT_NAMES = tuple(OBJECTS)
 COLOR_NAMES = tuple(COLORS)

@@ -7,11 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-
-from .judge import Judge, load_judge
-from .render import FIXED_AZIMUTHS, fixed_views
-from .scenes import COLORS, OBJECTS
-from .turns import TURN_STEP, facing, views_around
+from threestudio_asd.tiny.judge import Judge, load_judge
+from threestudio_asd.tiny.render import FIXED_AZIMUTHS, fixed_views
+from threestudio_asd.tiny.scenes import COLORS, OBJECTS
+from threestudio_asd.tiny.turns import TURN_STEP, facing, views_around
 
 
 @dataclass(frozen=True)

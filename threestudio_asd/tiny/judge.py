@@ -9,8 +9,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import WEIGHTS
-from .scenes import COLORS, OBJECTS
+from threestudio_asd.tiny import WEIGHTS
+from threestudio_asd.tiny.scenes import COLORS, OBJECTS
 
 OBJECT_NAMES = tuple(OBJECTS)
 COLOR_NAMES = tuple(COLORS)

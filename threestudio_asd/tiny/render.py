@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .scenes import color, normal, sdf
+from threestudio_asd.tiny.scenes import color, normal, sdf
 
 FIXED_AZIMUTHS = tuple(range(0, 360, 45))
 FIXED_ELEVATION = 15.0

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .render import (
+from threestudio_asd.tiny.render import (
     EVAL_DISTANCE,
     EVAL_FOVY,
     EVAL_GREY,

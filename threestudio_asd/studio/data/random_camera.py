@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from threestudio_asd.studio.config import parse_structured
-from threestudio_asd.studio.data.cameras import camera_batch, orbit_positions
-from threestudio_asd.studio.data.lights import LIGHT_STRATEGIES
+from threestudio_asd.scene.cameras import camera_batch, orbit_positions
+from threestudio_asd.scene.lights import LIGHT_STRATEGIES
+from threestudio_asd.studio.config.structured import parse_structured
 from threestudio_asd.studio.data.random_camera_config import (
     RandomCameraDataModuleConfig,
     Stage,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import log
-from threestudio_asd.studio.data.lights import LIGHT_STRATEGIES
+from threestudio_asd.scene.lights import LIGHT_STRATEGIES
 
 
 @dataclass

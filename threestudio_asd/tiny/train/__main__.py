@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
-
-from .. import WEIGHTS
+from threestudio_asd.tiny import WEIGHTS
 
 STAGES = ("judge", "vae", "diffusion", "measure", "publish")
 

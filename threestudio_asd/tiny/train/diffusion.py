@@ -15,13 +15,12 @@ from diffusers import (
 from torch import Tensor, nn
 
 from threestudio_asd.stop import held
-
-from ..dataset import Renders
-from ..scenes import HELD_OUT, training_pairs
-from .loop import note, run
-from .measure import sample_accuracy
-from .text import new_text_encoder, new_tokenizer, training_tokens
-from .vae import encode_all, teacher_renders
+from threestudio_asd.tiny.dataset import Renders
+from threestudio_asd.tiny.scenes import HELD_OUT, training_pairs
+from threestudio_asd.tiny.train.loop import note, run
+from threestudio_asd.tiny.train.measure import sample_accuracy
+from threestudio_asd.tiny.train.text import new_text_encoder, new_tokenizer, training_tokens
+from threestudio_asd.tiny.train.vae import encode_all, teacher_renders
 
 SCHEDULE = {
     "num_train_timesteps": 1000,

@@ -10,12 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from threestudio_asd.stop import held
-
-from ..dataset import Renders, cached
-from ..judge import COLOR_NAMES, OBJECT_NAMES, Judge
-from ..render import fixed_views
-from ..scenes import COLORS, OBJECTS
-from .loop import run
+from threestudio_asd.tiny.dataset import Renders, cached
+from threestudio_asd.tiny.judge import COLOR_NAMES, OBJECT_NAMES, Judge
+from threestudio_asd.tiny.render import fixed_views
+from threestudio_asd.tiny.scenes import COLORS, OBJECTS
+from threestudio_asd.tiny.train.loop import run
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

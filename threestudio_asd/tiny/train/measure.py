@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.files import written_whole
-
-from ..captions import VIEWS, caption
-from ..dataset import COLOR_NAMES, OBJECT_NAMES, Renders, build
-from ..frechet import fid
-from ..judge import Judge, load_judge
-from ..scenes import HELD_OUT, training_pairs
+from threestudio_asd.tiny.captions import VIEWS, caption
+from threestudio_asd.tiny.dataset import COLOR_NAMES, OBJECT_NAMES, Renders, build
+from threestudio_asd.tiny.frechet import fid
+from threestudio_asd.tiny.judge import Judge, load_judge
+from threestudio_asd.tiny.scenes import HELD_OUT, training_pairs
 
 SCALES = (1.0, 1.5, 4.0)
 SAMPLES = 4096

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import STABLE_DIFFUSION, content_hash
+from threestudio_asd.pretrained.files import content_hash
+from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.stop import held
-
-from .. import edition
-from ..captions import caption
-from ..scenes import COLORS, HELD_OUT, OBJECTS
-from .measure import sample
+from threestudio_asd.tiny import edition
+from threestudio_asd.tiny.captions import caption
+from threestudio_asd.tiny.scenes import COLORS, HELD_OUT, OBJECTS
+from threestudio_asd.tiny.train.measure import sample
 
 CARD = """---
 license: apache-2.0

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ..captions import MAX_LENGTH, UNKNOWN, VIEWS, training_caption, vocabulary
-from ..dataset import COLOR_NAMES, OBJECT_NAMES
+from threestudio_asd.tiny.captions import MAX_LENGTH, UNKNOWN, VIEWS, training_caption, vocabulary
+from threestudio_asd.tiny.dataset import COLOR_NAMES, OBJECT_NAMES
 
 BOS, EOS = "<bos>", "<eos>"
 

@@ -9,10 +9,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from threestudio_asd.stop import held
-
-from ..dataset import Renders, cached
-from ..scenes import training_pairs
-from .loop import note, run
+from threestudio_asd.tiny.dataset import Renders, cached
+from threestudio_asd.tiny.scenes import training_pairs
+from threestudio_asd.tiny.train.loop import note, run
 
 RENDER_SEED = 11
 NORMAL_FRACTION = 0.13

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.studio import log
+from threestudio_asd import log
+from threestudio_asd.scene.mesh import Mesh
+from threestudio_asd.scene.uv import fill_map, texel_positions
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
-from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.models.mesh_uv import fill_map, texel_positions
 
 CHUNK = 2**17
 # Seconds between two lines of progress.

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import log
-from threestudio_asd.studio.models.mesh import Mesh
+from threestudio_asd.scene.mesh import Mesh
 
 # Surface area over that of the mesh's box. A ball has 0.5, a bare tree a few; foam, the level set
 # of noise, has more than a tenth of its samples per axis.

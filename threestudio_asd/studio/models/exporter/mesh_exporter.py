@@ -13,13 +13,13 @@ A still and a turntable of the mesh as it was exported lie beside it.
 from dataclasses import dataclass, field
 from typing import Any
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import log
+from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.models.exporter.baking import bake, color_vertices
 from threestudio_asd.studio.models.exporter.base import Exporter, ExporterOutput
 from threestudio_asd.studio.models.exporter.check import check_mesh
 from threestudio_asd.studio.models.exporter.preview import turntable
-from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.registry import register
 
 FORMATS = ("glb", "obj-mtl", "obj", "ply")

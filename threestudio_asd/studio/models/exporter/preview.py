@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.kernels.texture import texture
-from threestudio_asd.studio.data.cameras import (
+from threestudio_asd.scene.cameras import (
     look_at,
     mvp_matrices,
     orbit_positions,
     projection_matrices,
 )
-from threestudio_asd.studio.models.mesh import Mesh
-from threestudio_asd.studio.models.mesh_view import MeshView
+from threestudio_asd.scene.mesh import Mesh
+from threestudio_asd.scene.mesh_view import MeshView
 
 FOVY, ELEVATION = 40.0, 20.0  # degrees
 # Of the light at the camera; the rest comes from everywhere.

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import map_batch
-from threestudio_asd.studio import log
+from threestudio_asd.scene.isosurface import CubeSampling, Sampling
+from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.base import BaseModule
-from threestudio_asd.studio.models.isosurface import CubeSampling, Sampling
-from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.models.ops import chunk_batch, cube_bbox
 
 ISOSURFACE_METHODS = ("mt", "mc-cpu")

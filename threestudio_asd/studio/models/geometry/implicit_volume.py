@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio.models.activations import get_activation
-from threestudio_asd.studio.models.geometry.base import BaseGeometry, BaseImplicitGeometry
-from threestudio_asd.studio.models.geometry.normals import (
+from threestudio_asd.scene.normals import (
     analytic_normal,
     finite_difference_normal,
     laplacian_normal,
 )
+from threestudio_asd.studio.models.activations import get_activation
+from threestudio_asd.studio.models.geometry.base import BaseGeometry, BaseImplicitGeometry
 from threestudio_asd.studio.models.networks import (
     default_encoding,
     default_mlp,

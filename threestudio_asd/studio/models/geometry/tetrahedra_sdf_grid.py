@@ -11,17 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.studio import log
+from threestudio_asd.scene.isosurface import TetrahedralSampling, scale_to
+from threestudio_asd.scene.marching_tetrahedra import marching_tetrahedra, tetrahedral_grid
+from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.models.geometry.base import BaseExplicitGeometry, BaseGeometry
 from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
 from threestudio_asd.studio.models.geometry.tetrahedra_shapes import initial_distance
-from threestudio_asd.studio.models.isosurface import TetrahedralSampling, scale_to
-from threestudio_asd.studio.models.isosurface_tetrahedra import (
-    marching_tetrahedra,
-    tetrahedral_grid,
-)
-from threestudio_asd.studio.models.mesh import Mesh
 from threestudio_asd.studio.models.networks import (
     default_encoding,
     default_mlp,

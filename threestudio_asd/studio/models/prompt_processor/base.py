@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.log import debug, info
 from threestudio_asd.studio.base import BaseObject
 from threestudio_asd.studio.device import cleanup
-from threestudio_asd.studio.log import debug, info
 from threestudio_asd.studio.models.prompt_processor.debiasing import ViewProbability, debias
 from threestudio_asd.studio.models.prompt_processor.directions import view_directions
 from threestudio_asd.studio.models.prompt_processor.output import PromptProcessorOutput

@@ -12,7 +12,7 @@ from torch import Tensor
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
-from threestudio_asd.studio.log import warn
+from threestudio_asd.log import warn
 
 CACHE_DIR = Path(".threestudio_cache/text_embeddings")
 _ELSEWHERE = "text_embeddings"

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import resolve_model
+from threestudio_asd.pretrained.resolve import resolve_model
 
 #: A word goes where its pointwise mutual information ratio with the view is below this.
 THRESHOLD = 0.95

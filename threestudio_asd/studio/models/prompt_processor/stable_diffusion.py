@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.pretrained import content_hash, resolve_model
-from threestudio_asd.studio.log import warn
+from threestudio_asd.log import warn
+from threestudio_asd.pretrained.files import content_hash
+from threestudio_asd.pretrained.resolve import resolve_model
+from threestudio_asd.pretrained.text_encoder import TEXT_COMPONENTS, TextEncoder
 from threestudio_asd.studio.models.prompt_processor.base import PromptProcessor
 from threestudio_asd.studio.models.prompt_processor.cache import EmbeddingCache
 from threestudio_asd.studio.registry import register
-from threestudio_asd.text_encoder import TEXT_COMPONENTS, TextEncoder
 
 
 @register("stable-diffusion-prompt-processor")

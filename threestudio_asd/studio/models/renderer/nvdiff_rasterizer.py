@@ -13,10 +13,10 @@ from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import map_batch, trained
+from threestudio_asd.scene.mesh_view import MeshView
 from threestudio_asd.studio.base import BaseModule
 from threestudio_asd.studio.models.geometry.base import BaseGeometry
 from threestudio_asd.studio.models.material.base import BaseMaterial
-from threestudio_asd.studio.models.mesh_view import MeshView
 from threestudio_asd.studio.models.renderer.base import Rasterizer
 from threestudio_asd.studio.registry import register
 
