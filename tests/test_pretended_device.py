@@ -258,7 +258,7 @@ def surface(d):
 
 
 def noisy(d):
-    plan = schedule.NoiseSchedule(torch.linspace(0.9, 0.1, 10))
+    plan = schedule.DiscreteSchedule(torch.linspace(0.9, 0.1, 10))
     return plan.add_noise(on(d, 2, 1, 2, 2), on(d, 2, 1, 2, 2), torch.tensor([3, 4], device=d))
 
 
@@ -334,8 +334,8 @@ SLIPS = {
         ".numpy()",
         lambda d: surface(d).remove_outlier(1),
     ),
-    "the schedule": (schedule.NoiseSchedule, "_at", ".to(t.device)", "", noisy),
-    "its values": (schedule.NoiseSchedule, "sigma", ".to(like)", ".cpu()", noisy),
+    "the schedule": (schedule.DiscreteSchedule, "_at", ".to(t.device)", "", noisy),
+    "its values": (schedule.DiscreteSchedule, "sigma", ".to(like)", ".cpu()", noisy),
     "the timesteps' generator": (
         timesteps.TimestepRange,
         "sample",

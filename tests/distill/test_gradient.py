@@ -8,12 +8,12 @@ from threestudio_asd.distill.gradient import (
     distillation_gradient,
     reparametrised_loss,
 )
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import WEIGHTINGS, weight
 from threestudio_asd.errors import NotRegisteredError, UserError
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 
 
 def test_loss_has_the_gradient_divided_by_the_batch_size():
@@ -48,6 +48,19 @@ def test_both_edges_of_a_timestep_range_are_drawn():
     assert TimestepRange(7, 7).sample(2).tolist() == [7, 7]
 
 
+def test_a_range_of_reals():
+    reals = TimestepRange(0.25, 0.5)
+    drawn = reals.sample(2000, generator=torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.float32 and len(drawn.unique()) > 1900
+    assert 0.25 <= drawn.min() < 0.2505 and 0.4995 < drawn.max() <= 0.5
+    assert drawn.mean().item() == pytest.approx(0.375, abs=0.01)
+    assert TimestepRange(0.5, 0.5).sample(2).tolist() == [0.5, 0.5]
+    assert reals.up_to(0.4) == TimestepRange(0.25, 0.4)
+    assert reals.up_to(0.1) == TimestepRange(0.1, 0.1)
+    with pytest.raises(UserError, match="no range"):
+        TimestepRange(0.5, 0.25)
+
+
 def test_timestep_fractions():
     assert TimestepRange.from_percent(1000, 0.02, 0.98) == TimestepRange(20, 980)
     assert TimestepRange.from_percent(1000, 0.0, 1.0) == TimestepRange(0, 999)
@@ -59,21 +72,24 @@ def test_timestep_fractions():
         TimestepRange(-1, 5)
 
 
-def test_weightings():
-    t = torch.tensor([20, 500, 980])
-    like = torch.zeros(1)
-    abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
-    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+@pytest.mark.parametrize(
+    ("schedule", "times"),
+    [(SCHEDULE, [20, 500, 980]), (FlowSchedule(), [0.02, 0.5, 0.98])],
+    ids=["discrete", "flow"],
+)
+def test_weightings(schedule, times):
+    t, like = torch.tensor(times), torch.zeros(1)
+    alpha, sigma = schedule.alpha(t, like), schedule.sigma(t, like)
     expected = {
         "sds": sigma**2,
-        "uniform": torch.ones_like(abar),
+        "uniform": torch.ones_like(alpha),
         "fantasia3d": alpha * sigma**2,
         "asd": sigma / alpha,
     }
     assert set(expected) <= set(WEIGHTINGS)
     for name, w in expected.items():
-        torch.testing.assert_close(weight(name, SCHEDULE, t, like), w)
-    assert weight("asd", SCHEDULE, t, like.half()).dtype == torch.float16
+        torch.testing.assert_close(weight(name, schedule, t, like), w)
+    assert weight("asd", schedule, t, like.half()).dtype == torch.float16
 
 
 def test_unknown_weighting_lists_the_known_ones():

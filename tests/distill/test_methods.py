@@ -10,8 +10,10 @@ from threestudio_asd.distill.critic import optimal_critic, rescaled_scale
 from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
 from threestudio_asd.distill.gradient import reparametrised_loss
 from threestudio_asd.distill.methods import ASD, METHODS, SDS, SJC, VSD, Method
-from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.prediction_types import to_epsilon
+from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import NotRegisteredError, UserError
 from threestudio_asd.teachers.analytic import (
@@ -20,22 +22,18 @@ from threestudio_asd.teachers.analytic import (
     gaussian_epsilon,
 )
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 SHAPE = (3, 2, 2)
 
 
-def score(teacher, prompt, x0, noise, t, critic=None):
+def predict(teacher, prompt, x0, noise, t, **others):
     """What the guidance layer does: noise the renders, ask the teacher with and without prompt."""
-    x_t = SCHEDULE.add_noise(x0, noise, t)
-    null, cond = teacher.embed_text(["", prompt])
-    return Scores(
-        x_t=x_t,
-        t=t,
-        noise=noise,
-        null=teacher.epsilon(x_t, t, null.expand(len(t), -1, -1)),
-        cond=teacher.epsilon(x_t, t, cond.expand(len(t), -1, -1)),
-        critic=critic,
-    )
+    noisy = NoisyBatch.of(SCHEDULE, x0, t, noise)
+    said = {
+        name: teacher.epsilon(noisy.x_t, t, teacher.embed_text([words]).repeat(len(t)))
+        for name, words in (("null", ""), ("cond", prompt))
+    }
+    return Predictions(noisy, said | others)
 
 
 @pytest.fixture
@@ -53,8 +51,8 @@ def test_expected_sds_gradient_of_a_gaussian(gaussians, step, scale):
     noise = torch.cat([half, -half])  # antithetic: the mean over affine scores is exact
     latents = x.expand(128, *SHAPE).clone().requires_grad_()
     t = torch.full((128,), step)
-    scores = score(gaussians, "y", latents.detach(), noise, t)
-    grad = SDS.gradient(scores, scale, weight("sds", SCHEDULE, t, latents))
+    predictions = predict(gaussians, "y", latents.detach(), noise, t)
+    grad = SDS.gradient(predictions, scale, weight("sds", SCHEDULE, t, latents))
     reparametrised_loss(latents, grad).backward()
 
     abar = SCHEDULE.alphas_cumprod[step].item()
@@ -77,8 +75,8 @@ def test_expected_sds_gradient_of_a_mixture(step):
     x, scale, n = 0.4, 7.5, 200_000
     half = torch.randn(n // 2, 1, 1, 1)
     noise, t = torch.cat([half, -half]), torch.full((n,), step)
-    scores = score(teacher, "right", torch.full((n, 1, 1, 1), x), noise, t)
-    measured = SDS.gradient(scores, scale, weight("uniform", SCHEDULE, t, noise)).mean().item()
+    predictions = predict(teacher, "right", torch.full((n, 1, 1, 1), x), noise, t)
+    measured = SDS.gradient(predictions, scale, weight("uniform", SCHEDULE, t, noise)).mean().item()
 
     abar = SCHEDULE.alphas_cumprod[step].double().item()
     alpha, sigma = math.sqrt(abar), math.sqrt(1 - abar)
@@ -132,11 +130,11 @@ def test_asd_at_gamma_zero_is_a_vsd_step_written_out():
 def _asd_step(teacher, latents, critic, optimiser, t, noise, s):
     x0, settings = latents.detach(), CriticSettings(gamma=0.0)
     prediction = critic(SCHEDULE.add_noise(x0, noise, t))
-    scores = score(teacher, "a", x0, noise, t, critic=prediction.detach())
+    predictions = predict(teacher, "a", x0, noise, t, critic=prediction.detach())
     loss = reparametrised_loss(
-        latents, ASD.gradient(scores, s, weight("sds", SCHEDULE, t, latents))
+        latents, ASD.gradient(predictions, s, weight("sds", SCHEDULE, t, latents))
     )
-    step = CriticStep(prediction, "epsilon", SCHEDULE, x0, noise, scores.x_t, t)
+    step = CriticStep(prediction, "epsilon", SCHEDULE, predictions)
     loss = loss + sum(ASD.critic.terms(step, settings).values())
     optimiser.zero_grad()
     loss.backward()
@@ -148,7 +146,7 @@ def _vsd_step(teacher, latents, critic, optimiser, t, noise, s):
     abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
     x_t = (abar.sqrt() * latents + (1 - abar).sqrt() * noise).detach()
     null, cond = (
-        teacher.epsilon(x_t, t, row.expand(len(t), -1, -1)) for row in teacher.embed_text(["", "a"])
+        teacher.epsilon(x_t, t, teacher.embed_text([words]).repeat(len(t))) for words in ("", "a")
     )
     e_phi = critic(x_t)
     pushed = (1 - abar) * (null + s * (cond - null) - e_phi.detach())
@@ -161,9 +159,8 @@ def _vsd_step(teacher, latents, critic, optimiser, t, noise, s):
 def test_vsd_and_asd_at_gamma_zero_agree_to_the_bit():
     x0, noise, prediction, e_y = torch.randn(4, 2, *SHAPE)
     t = torch.tensor([100, 800])
-    step = CriticStep(
-        prediction, "v_prediction", SCHEDULE, x0, noise, SCHEDULE.add_noise(x0, noise, t), t, e_y
-    )
+    predictions = Predictions(NoisyBatch.of(SCHEDULE, x0, t, noise), {"cond": e_y})
+    step = CriticStep(prediction, "v_prediction", SCHEDULE, predictions)
     vsd, asd = (method.critic.terms(step, CriticSettings()) for method in (VSD, ASD))
     assert vsd.keys() == asd.keys() == {"denoise"}
     assert torch.equal(vsd["denoise"], asd["denoise"])
@@ -174,15 +171,14 @@ def test_asd_with_an_optimal_critic_is_vsd_at_the_rescaled_scale(gaussians, gamm
     t = torch.tensor([100, 500, 900])
     render, std = torch.randn(1, *SHAPE), 0.2
     x0 = render + std * torch.randn(3, *SHAPE)
-    plain = score(gaussians, "y", x0, torch.randn_like(x0), t)
+    plain = predict(gaussians, "y", x0, torch.randn_like(x0), t)
     eps_bar = gaussian_epsilon(SCHEDULE, plain.x_t, t, render, torch.full((1, 1, 1, 1), std**2))
     w = weight("uniform", SCHEDULE, t, x0)
 
     def direction(method, critic, s):
-        scores = Scores(plain.x_t, t, plain.noise, plain.null, plain.cond, critic)
-        return method.gradient(scores, s, w)
+        return method.gradient(Predictions(plain.noisy, {**plain, "critic": critic}), s, w)
 
-    asd = direction(ASD, optimal_critic(eps_bar, plain.cond, gamma), 7.5)
+    asd = direction(ASD, optimal_critic(eps_bar, plain["cond"], gamma), 7.5)
     vsd = direction(VSD, eps_bar, rescaled_scale(7.5, gamma))
     torch.testing.assert_close(asd * (1 + gamma), vsd, rtol=1e-4, atol=1e-5)
 
@@ -195,17 +191,17 @@ def test_rescaled_scale_of_the_papers_settings():
 
 def test_vsd_whose_critic_repeats_the_noise_is_sds(gaussians):
     t, x0, noise = torch.tensor([50, 700]), *torch.randn(2, 2, *SHAPE)
-    scores = score(gaussians, "y", x0, noise, t, critic=noise)
+    predictions = predict(gaussians, "y", x0, noise, t, critic=noise)
     w = weight("asd", SCHEDULE, t, x0)
-    assert torch.equal(VSD.gradient(scores, 7.5, w), SDS.gradient(scores, 7.5, w))
+    assert torch.equal(VSD.gradient(predictions, 7.5, w), SDS.gradient(predictions, 7.5, w))
 
 
 def test_guidance_rescale_reaches_the_target(gaussians):
     t, x0, noise = torch.tensor([50, 700]), *torch.randn(2, 2, *SHAPE)
-    scores = score(gaussians, "y", x0, noise, t)
+    predictions = predict(gaussians, "y", x0, noise, t)
     w = weight("uniform", SCHEDULE, t, x0)
-    target = SDS.gradient(scores, 20.0, w, rescale=1.0) + noise
-    torch.testing.assert_close(target.std(dim=(1, 2, 3)), scores.cond.std(dim=(1, 2, 3)))
+    target = SDS.gradient(predictions, 20.0, w, rescale=1.0) + noise
+    torch.testing.assert_close(target.std(dim=(1, 2, 3)), predictions["cond"].std(dim=(1, 2, 3)))
 
 
 @pytest.mark.parametrize("step", [100, 900])
@@ -213,28 +209,29 @@ def test_sjc_is_the_difference_of_denoisings_in_its_own_coordinates(gaussians, s
     """z = x_0 + s eps with s = sigma/alpha; z - D(z) over s, and x_0 - D(z) over s for SDS."""
     x0, noise = torch.randn(2, 1, *SHAPE)
     t = torch.tensor([step])
-    scores = score(gaussians, "y", x0, noise, t)
+    predictions = predict(gaussians, "y", x0, noise, t)
     alpha, sigma = SCHEDULE.alpha(t, x0), SCHEDULE.sigma(t, x0)
-    z, s = scores.x_t / alpha, sigma / alpha
-    e = scores.null + 7.5 * (scores.cond - scores.null)
-    denoised = (scores.x_t - sigma * e) / alpha
+    z, s = predictions.x_t / alpha, sigma / alpha
+    null, cond = predictions["null"], predictions["cond"]
+    e = null + 7.5 * (cond - null)
+    denoised = (predictions.x_t - sigma * e) / alpha
     w = weight("uniform", SCHEDULE, t, x0)
     for method, start in ((SJC, z), (SDS, x0)):
-        grad = method.gradient(scores, 7.5, w)
+        grad = method.gradient(predictions, 7.5, w)
         torch.testing.assert_close(grad, (start - denoised) / s, rtol=1e-4, atol=1e-3)
 
 
 def test_a_method_says_what_it_needs():
     assert {name: METHODS.get(name).needs for name in ("sds", "sjc", "vsd", "asd")} == {
         "sjc": ("cond", "null"),
-        "sds": ("cond", "noise", "null"),
+        "sds": ("cond", "null"),
         "vsd": ("cond", "critic", "null"),
         "asd": ("cond", "critic", "null"),
     }
     assert SDS.critic is None
-    assert not VSD.critic.needs_teacher(CriticSettings(gamma=-0.5))
-    assert not ASD.critic.needs_teacher(CriticSettings(gamma=0.0))
-    assert ASD.critic.needs_teacher(CriticSettings(gamma=-0.5))
+    assert VSD.critic.needs(CriticSettings(gamma=-0.5)) == ()
+    assert ASD.critic.needs(CriticSettings(gamma=0.0)) == ()
+    assert ASD.critic.needs(CriticSettings(gamma=-0.5)) == ("cond",)
 
 
 def test_inconsistent_rows_are_refused(gaussians):
@@ -249,9 +246,9 @@ def test_inconsistent_rows_are_refused(gaussians):
         with pytest.raises(NotRegisteredError, match="'typo'; choose one of"):
             Method("wrong", **row, paper="")
     t, x0, noise = torch.tensor([50]), *torch.randn(2, 1, *SHAPE)
-    with pytest.raises(UserError, match=r"Scores\(critic"):
-        scores = score(gaussians, "y", x0, noise, t)
-        VSD.gradient(scores, 7.5, weight("sds", SCHEDULE, t, x0))
+    predictions = predict(gaussians, "y", x0, noise, t)
+    with pytest.raises(UserError, match="no prediction 'critic'"):
+        VSD.gradient(predictions, 7.5, weight("sds", SCHEDULE, t, x0))
 
 
 def test_a_v_critic_enters_as_epsilon():
@@ -262,7 +259,7 @@ def test_a_v_critic_enters_as_epsilon():
     v_true = SCHEDULE.alpha(t, x0) * noise - SCHEDULE.sigma(t, x0) * x0
     epsilon = to_epsilon(SCHEDULE, v, x_t, t, "v_prediction")
     torch.testing.assert_close(
-        (epsilon - noise) ** 2, SCHEDULE.abar(t, x0) * (v - v_true) ** 2, rtol=1e-4, atol=1e-5
+        (epsilon - noise) ** 2, SCHEDULE.signal(t) * (v - v_true) ** 2, rtol=1e-4, atol=1e-5
     )
 
 
@@ -278,9 +275,9 @@ def test_vsd_of_a_perfect_critic_on_two_particles_is_sds(step):
     x0, t = perfect.means.repeat(8, 1, 1, 1), torch.full((16,), step)
     noise = torch.randn_like(x0)
     x_t = SCHEDULE.add_noise(x0, noise, t)
-    critic = perfect.epsilon(x_t, t, perfect.embed_text([""]).expand(16, -1, -1))
-    scores = score(teacher, "y", x0, noise, t, critic)
+    critic = perfect.epsilon(x_t, t, perfect.embed_text([""]).repeat(16))
+    predictions = predict(teacher, "y", x0, noise, t, critic=critic)
     w = weight("uniform", SCHEDULE, t, x_t)
-    sds = SDS.gradient(scores, 7.5, w)
+    sds = SDS.gradient(predictions, 7.5, w)
     assert sds.abs().mean() > 0.1
-    torch.testing.assert_close(VSD.gradient(scores, 7.5, w), sds, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(VSD.gradient(predictions, 7.5, w), sds, rtol=1e-3, atol=1e-3)

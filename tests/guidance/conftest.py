@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
 from threestudio_asd.studio.models.prompt_processor import PromptProcessorOutput
 from threestudio_asd.studio.models.prompt_processor.directions import view_directions
@@ -81,6 +82,39 @@ def views():
         }
 
     return build
+
+
+@pytest.fixture
+def fixed():
+    """Makes a guidance draw what the test says: (t, noise) of the generator and of the critic."""
+
+    def fix(guidance, draw, critic_draw=None):
+        schedule = guidance.teacher.schedule
+
+        def at(latents, t, noise):
+            x0 = latents.detach().repeat(len(t) // len(latents), 1, 1, 1)
+            return NoisyBatch.of(schedule, x0, t, noise)
+
+        def draws(latents, views, text):
+            return at(latents, *draw), critic_draw and at(latents, *critic_draw)
+
+        guidance.draws = draws
+        return guidance
+
+    return fix
+
+
+@pytest.fixture
+def drawn(prompt):
+    """What a guidance draws for n latents of zeros."""
+
+    def draw(guidance, n):
+        angles = (torch.zeros(n), torch.zeros(n), torch.full((n,), 1.5))
+        views = Views(*angles, *(torch.eye(4).expand(n, 4, 4),) * 2)
+        text = guidance.conditions(prompt(), views)
+        return guidance.draws(torch.zeros(n, 4, 8, 8), views, text)
+
+    return draw
 
 
 @pytest.fixture

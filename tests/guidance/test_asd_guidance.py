@@ -8,32 +8,25 @@ from diffusers.models.embeddings import TimestepEmbedding
 from safetensors.torch import save_file
 
 from threestudio_asd import host
-from threestudio_asd.distill import NoiseSchedule
+from threestudio_asd.distill import DiscreteSchedule
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
-from threestudio_asd.guidance.step import Draw
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 
 
 def latents_like_rgb(n=2):
     return torch.randn(n, 8, 8, 4, generator=torch.Generator().manual_seed(5))
 
 
-def fixed(guidance, draw, critic_draw=None):
-    """Make the guidance draw what the test says."""
-    guidance.draws = lambda latents: (draw, critic_draw)
-    return guidance
-
-
 def test_it_is_registered():
     assert host.find("stable-diffusion-asd-guidance") is StableDiffusionASDGuidance
 
 
-def test_asd_at_gamma_zero_is_vsd_written_out(make, prompt, views, folders):
+def test_asd_at_gamma_zero_is_vsd_written_out(make, fixed, prompt, views, folders):
     """Losses and gradients against plain calls of a second copy of the UNet."""
     guidance = make(gamma=0.0, lora_cfg_training=False)
-    draw = Draw(torch.tensor([100, 800]), torch.randn(2, 4, 8, 8))
+    draw = torch.tensor([100, 800]), torch.randn(2, 4, 8, 8)
     rgb, batch, text = latents_like_rgb().requires_grad_(), views(), prompt()
     out = fixed(guidance, draw)(rgb, text, **batch, rgb_as_latents=True)
     (out["loss_asd"] + out["loss_lora"]).backward()
@@ -42,7 +35,7 @@ def test_asd_at_gamma_zero_is_vsd_written_out(make, prompt, views, folders):
     state = {n: p.detach().clone().requires_grad_() for n, p in guidance.critic.named_parameters()}
     unet = UNet2DConditionModel.from_pretrained(folders["epsilon"], subfolder="unet")
     unet.requires_grad_(False)
-    grad, loss_lora = vsd_by_hand(unet, state, latents, text, batch, draw)
+    grad, loss_lora = vsd_by_hand(unet, state, latents, text, batch, *draw)
     latents.backward(gradient=grad / 2)
     loss_lora.backward()
 
@@ -53,18 +46,18 @@ def test_asd_at_gamma_zero_is_vsd_written_out(make, prompt, views, folders):
         torch.testing.assert_close(parameter.grad, state[name].grad, rtol=1e-4, atol=1e-6)
 
 
-def vsd_by_hand(unet, state, latents, text, batch, draw):
+def vsd_by_hand(unet, state, latents, text, batch, t, noise):
     """w (e_null + 7.5 (e_y - e_null) - e_phi) and mean |e_phi - eps|^2."""
     view = (batch["elevation"], batch["azimuth"], batch["camera_distances"])
     cond, null = text.get_text_embeddings(*view).chunk(2)
     plain, _ = text.get_text_embeddings(*view, False).chunk(2)
-    abar = SCHEDULE.alphas_cumprod[draw.t].view(-1, 1, 1, 1)
-    x_t = (abar.sqrt() * latents + (1 - abar).sqrt() * draw.noise).detach()
+    abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x_t = (abar.sqrt() * latents + (1 - abar).sqrt() * noise).detach()
     with torch.no_grad():
-        e_y, e_null = (unet(x_t, draw.t, text).sample for text in (cond, null))
-    e_phi = critic_by_hand(unet, state, x_t, draw.t, plain, batch["c2w"].flatten(1))
+        e_y, e_null = (unet(x_t, t, text).sample for text in (cond, null))
+    e_phi = critic_by_hand(unet, state, x_t, t, plain, batch["c2w"].flatten(1))
     grad = (1 - abar) * (e_null + 7.5 * (e_y - e_null) - e_phi.detach())
-    return grad, (e_phi - draw.noise).square().mean()
+    return grad, (e_phi - noise).square().mean()
 
 
 def critic_by_hand(unet, state, x_t, t, text, camera):
@@ -158,10 +151,10 @@ def test_gradients_are_clipped(make, prompt, views):
 
 
 @pytest.mark.parametrize("kind", ["extrinsics", "mvp"])
-def test_the_critic_sees_the_camera_it_is_told_of(make, prompt, views, kind):
+def test_the_critic_sees_the_camera_it_is_told_of(make, fixed, prompt, views, kind):
     guidance = make(camera_condition_type=kind, lora_cfg_training=False)
     used, other = ("c2w", "mvp_mtx") if kind == "extrinsics" else ("mvp_mtx", "c2w")
-    draw = Draw(torch.tensor([100, 800]), torch.randn(2, 4, 8, 8))
+    draw = torch.tensor([100, 800]), torch.randn(2, 4, 8, 8)
 
     def loss(**changes):
         out = fixed(guidance, draw)(
@@ -195,8 +188,8 @@ def test_latents_of_another_size_are_resized_and_channels_are_checked(make, prom
         guidance(torch.rand(2, 8, 8, 3), prompt(), **views(), rgb_as_latents=True)
 
 
-def test_view_dependent_prompting_concerns_the_teacher(make, prompt, views):
-    draw = Draw(torch.tensor([100, 800]), torch.randn(2, 4, 8, 8))
+def test_view_dependent_prompting_concerns_the_teacher(make, fixed, prompt, views):
+    draw = torch.tensor([100, 800]), torch.randn(2, 4, 8, 8)
     results = []
     for view_dependent in (True, False):
         guidance = make(gamma=0.0, view_dependent_prompting=view_dependent, lora_cfg_training=False)
@@ -206,8 +199,8 @@ def test_view_dependent_prompting_concerns_the_teacher(make, prompt, views):
     assert torch.equal(results[0]["loss_lora"], results[1]["loss_lora"])
 
 
-def test_memory_options_change_no_result(make, prompt, views):
-    draw = Draw(torch.tensor([100, 800]), torch.randn(2, 4, 8, 8))
+def test_memory_options_change_no_result(make, fixed, prompt, views):
+    draw = torch.tensor([100, 800]), torch.randn(2, 4, 8, 8)
     losses = []
     for options in (
         {},

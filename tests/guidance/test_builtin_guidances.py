@@ -10,7 +10,6 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.builtin import sqrt_annealed
 from threestudio_asd.guidance.builtin_sds import StableDiffusionGuidance
 from threestudio_asd.guidance.builtin_vsd import StableDiffusionVSDGuidance
-from threestudio_asd.guidance.step import Draw
 
 SDS, VSD = "stable-diffusion-guidance", "stable-diffusion-vsd-guidance"
 
@@ -40,12 +39,12 @@ def test_they_are_registered():
 
 
 @pytest.mark.parametrize(("perp_neg", "ours"), [(False, 31.0), (True, 30.0)])
-def test_sds_is_a_row_of_the_asd_guidance(build, make, prompt, views, perp_neg, ours):
+def test_sds_is_a_row_of_the_asd_guidance(build, make, fixed, prompt, views, perp_neg, ours):
     """At another scale without perp-neg: e_y + s (e_y - e_null) is s + 1 in our terms."""
-    draw = Draw(torch.tensor([100, 800]), torch.randn(2, 4, 8, 8))
+    draw = torch.tensor([100, 800]), torch.randn(2, 4, 8, 8)
     theirs = build(SDS, guidance_scale=30.0)
-    same = make(method="sds", guidance_scale=ours)
-    theirs.asd.draws = same.draws = lambda latents: (draw, None)
+    same = fixed(make(method="sds", guidance_scale=ours), draw)
+    fixed(theirs.asd, draw)
     args = (latents(), prompt(perp_neg))
     out = theirs(*args, **views(), rgb_as_latents=True)
     expected = same(*args, **views(), rgb_as_latents=True)
@@ -75,9 +74,9 @@ def test_parameters_and_state_of_vsd_are_the_critics(build, prompt, views, tmp_p
     assert torch.equal(loaded.state_dict()[names[0]], state[f"guidance.{names[0]}"])
 
 
-def test_the_critic_draws_over_all_timesteps(build):
+def test_the_critic_draws_over_all_timesteps(build, drawn):
     guidance = build(VSD, max_step_percent=0.1, lora_n_timestamp_samples=2)
-    draw, own = guidance.asd.draws(torch.zeros(200, 4, 8, 8))
+    draw, own = drawn(guidance.asd, 200)
     assert draw.t.max() <= 100 < own.t.max() and own.t.min() < 20
     assert own.noise.shape == (400, 4, 8, 8)
 
@@ -129,10 +128,9 @@ def test_annealing_ends_at_the_minimum():
 
 
 @pytest.mark.parametrize(("max_items", "shown"), [(1, 1), (4, 2), (-1, 2)])
-def test_pictures_of_a_step(build, prompt, views, counted, max_items, shown):
+def test_pictures_of_a_step(build, fixed, prompt, views, counted, max_items, shown):
     guidance = build(SDS, max_items_eval=max_items, guidance_scale=1.0)
-    draw = Draw(torch.tensor([140, 0]), torch.randn(2, 4, 8, 8))
-    guidance.asd.draws = lambda latents: (draw, None)
+    fixed(guidance.asd, (torch.tensor([140, 0]), torch.randn(2, 4, 8, 8)))
     with counted(guidance.teacher.unet) as seen:
         out = guidance(torch.rand(2, 64, 64, 3), prompt(), **views(), guidance_eval=True)["eval"]
     images = {name: value for name, value in out.items() if name.startswith("imgs_")}

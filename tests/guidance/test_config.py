@@ -8,7 +8,7 @@ import torch
 from threestudio_asd.errors import NotRegisteredError, UserError
 
 
-def test_timesteps_follow_the_schedule(make):
+def test_timesteps_follow_the_schedule(make, drawn):
     guidance = make(max_step_percent=[10, 0.98, 0.5, 20], grad_clip=[0, 2.0, 4.0, 10])
     seen = {}
     for step in (0, 10, 15, 20, 99):
@@ -16,7 +16,7 @@ def test_timesteps_follow_the_schedule(make):
         seen[step] = (guidance.timesteps.min_step, guidance.timesteps.max_step)
     assert seen == {0: (20, 980), 10: (20, 980), 15: (20, 740), 20: (20, 500), 99: (20, 500)}
     assert guidance.grad_clip_val == 4.0
-    draws = [guidance.draws(torch.zeros(64, 4, 8, 8))[0].t for _ in range(10)]
+    draws = [drawn(guidance, 64)[0].t for _ in range(10)]
     assert 20 <= torch.cat(draws).min() < 60 and 460 < torch.cat(draws).max() <= 500
 
 
@@ -30,12 +30,11 @@ def test_edges_of_the_range_move_one_by_one(make):
     assert (guidance.timesteps.min_step, guidance.timesteps.max_step) == (57, 290)
 
 
-def test_shared_and_independent_draws(make):
-    latents = torch.zeros(400, 4, 8, 8)
-    draw, shared = make(max_step_percent=0.1).draws(latents)
+def test_shared_and_independent_draws(make, drawn):
+    draw, shared = drawn(make(max_step_percent=0.1), 400)
     assert shared is None and draw.t.max() <= 100
     guidance = make(max_step_percent=0.1, share_noise=False, lora_n_timestamp_samples=2)
-    draw, own = guidance.draws(latents)
+    draw, own = drawn(guidance, 400)
     assert draw.t.max() <= 100 < own.t.max() and own.t.min() < 20
     assert own.noise.shape == (800, 4, 8, 8) and own.noise.std() > 0.9
 

@@ -1,45 +1,35 @@
 """One step's networks and draws: batches against loops, prediction types, an exact score."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
+from threestudio_asd.critics.base import Critic
 from threestudio_asd.critics.lora import LoRACritic
 from threestudio_asd.distill import (
     ASD,
     SDS,
     VSD,
     CriticSettings,
-    NoiseSchedule,
+    DiscreteSchedule,
+    NoisyBatch,
     optimal_critic,
     rescaled_scale,
-    weight,
 )
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.conditions import Conditions
-from threestudio_asd.guidance.step import Critic, DistillationStep, Draw
+from threestudio_asd.guidance.step import DistillationStep
 from threestudio_asd.teachers.analytic import GaussianTeacher, gaussian_epsilon
-from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.plain import PlainTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 B, K, L, D, SHAPE = 3, 2, 5, 24, (4, 8, 8)
-
-
-class UNetTeacher(Teacher):
-    """A UNet without autoencoder or text encoder: all that a step asks of a teacher."""
-
-    def __init__(self, net):
-        self.net, self.schedule, self.prediction_type = net, net.schedule, net.prediction_type
-
-    def epsilon(self, x_t, t, condition):
-        return self.net.epsilon(x_t, t, condition)
-
-    encode = decode = embed_text = None
 
 
 class VelocityUNet(UNet2DConditionModel):
@@ -66,6 +56,12 @@ def make_net(kind="epsilon", seed=0):
     return FrozenUNet(unet, SCHEDULE, kind)
 
 
+def make_teacher(kind="epsilon"):
+    """A UNet without autoencoder: all that a step asks of a teacher."""
+    net = make_net(kind)
+    return PlainTeacher(net.epsilon, SHAPE, net.schedule)
+
+
 def make_step(method=ASD, teacher="epsilon", critic="epsilon", **cfg):
     """A teacher and a critic on a UNet of its own whose adapter does something."""
     net = make_net(critic, seed=1)
@@ -75,34 +71,50 @@ def make_step(method=ASD, teacher="epsilon", critic="epsilon", **cfg):
         if name.endswith("up.weight"):
             torch.nn.init.normal_(parameter, std=0.1)
     settings = CriticSettings(cfg.pop("gamma", -0.75), cfg.pop("gamma_target", "epsilon"))
-    return DistillationStep(method, UNetTeacher(make_net(teacher)), lora, settings, **cfg)
+    return DistillationStep(method, make_teacher(teacher), lora, settings, **cfg)
+
+
+@dataclass
+class Inputs:
+    """A batch of latents with what is known of it, and draws (t, noise)."""
+
+    latents: torch.Tensor
+    text: Conditions
+    draw: tuple
+    own: tuple | None = None
+
+    def item(self, i):
+        one = slice(i, i + 1)
+        draw, own = (d and tuple(x[one] for x in d) for d in (self.draw, self.own))
+        return Inputs(self.latents[one], self.text.rows(one), draw, own)
+
+    def without_negatives(self):
+        return replace(self, text=replace(self.text, negatives=None, negative_weights=None))
+
+    def noisy(self, draw):
+        x0 = self.latents.repeat(len(draw[0]) // len(self.latents), 1, 1, 1)
+        return NoisyBatch.of(SCHEDULE, x0, *draw)
+
+    def evaluate(self, step, scale=7.5, **options):
+        own = self.own and self.noisy(self.own)
+        args = (self.latents, self.text, self.noisy(self.draw), scale)
+        return step.evaluate(*args, critic_noisy=own, **options)
 
 
 @pytest.fixture
 def inputs():
-    """latents, text with negatives, camera, draw of the generator."""
+    """With negatives and cameras, and a draw of the generator."""
     torch.manual_seed(3)
+    cond, null, plain = (Condition(torch.randn(B, L, D)) for _ in range(3))
     text = Conditions(
-        cond=torch.randn(B, L, D),
-        null=torch.randn(B, L, D),
-        plain=torch.randn(B, L, D),
-        negatives=torch.randn(B, K, L, D),
+        {"cond": cond, "null": null},
+        critic=plain,
+        negatives=Condition(torch.randn(B * K, L, D)),
         negative_weights=torch.tensor([[-1.0, -0.5], [0.0, -2.0], [0.0, 0.0]]),
     )
-    draw = Draw(torch.tensor([50, 500, 950]), torch.randn(B, *SHAPE))
-    return torch.randn(B, *SHAPE), text, torch.randn(B, 4, 4), draw
-
-
-def item(inputs, i):
-    latents, text, camera, draw = inputs
-    one = slice(i, i + 1)
-    text = Conditions(**{name: x if x is None else x[one] for name, x in vars(text).items()})
-    return latents[one], text, camera[one], Draw(draw.t[one], draw.noise[one])
-
-
-def gradient(step, result, scale=7.5):
-    w = weight("sds", SCHEDULE, result.scores.t, result.scores.x_t)
-    return step.method.gradient(result.scores, scale, w)
+    draw = torch.tensor([50, 500, 950]), torch.randn(B, *SHAPE)
+    latents = torch.randn(B, *SHAPE)
+    return Inputs(latents, text.with_camera(torch.randn(B, 4, 4)), draw)
 
 
 def agree(got, expected):
@@ -110,25 +122,15 @@ def agree(got, expected):
     return (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def without_negatives(inputs):
-    latents, text, *rest = inputs
-    return latents, replace(text, negatives=None, negative_weights=None), *rest
-
-
 @pytest.mark.parametrize("gamma_target", ["epsilon", "official"])
 @pytest.mark.parametrize("own_draw", [False, True])
 def test_a_perp_neg_batch_is_a_loop_over_its_items(inputs, gamma_target, own_draw):
     step = make_step(gamma_target=gamma_target)
-    other = Draw(torch.tensor([900, 10, 400]), torch.randn(B, *SHAPE)) if own_draw else None
-    batch = step.evaluate(*inputs, other)
-    singles = [
-        step.evaluate(
-            *item(inputs, i),
-            Draw(other.t[i : i + 1], other.noise[i : i + 1]) if own_draw else None,
-        )
-        for i in range(B)
-    ]
-    assert agree(gradient(step, batch), torch.cat([gradient(step, s) for s in singles]))
+    other = (torch.tensor([900, 10, 400]), torch.randn(B, *SHAPE)) if own_draw else None
+    inputs = replace(inputs, own=other)
+    batch = inputs.evaluate(step)
+    singles = [inputs.item(i).evaluate(step) for i in range(B)]
+    assert agree(batch.grad, torch.cat([single.grad for single in singles]))
     for name, term in batch.critic_terms.items():
         mean = torch.stack([single.critic_terms[name] for single in singles]).mean()
         torch.testing.assert_close(term, mean)
@@ -136,30 +138,29 @@ def test_a_perp_neg_batch_is_a_loop_over_its_items(inputs, gamma_target, own_dra
 
 def test_negatives_of_weight_zero_change_nothing(inputs):
     step = make_step()
-    last = item(inputs, B - 1)
-    plain = step.evaluate(*without_negatives(last))
-    assert agree(gradient(step, step.evaluate(*last)), gradient(step, plain))
+    last = inputs.item(B - 1)
+    assert agree(last.evaluate(step).grad, last.without_negatives().evaluate(step).grad)
 
 
 @pytest.mark.parametrize("perp_neg", [False, True])
 def test_independent_draws_are_two_shared_evaluations(inputs, perp_neg):
     """The generator's half comes from one draw, the critic's from the other."""
-    step, inputs = make_step(), inputs if perp_neg else without_negatives(inputs)
-    other = Draw(torch.tensor([1, 999, 333]), torch.randn(B, *SHAPE))
-    both = step.evaluate(*inputs, other)
-    mine, critics = step.evaluate(*inputs), step.evaluate(*inputs[:3], other)
-    assert agree(gradient(step, both), gradient(step, mine))
+    step, inputs = make_step(), inputs if perp_neg else inputs.without_negatives()
+    other = torch.tensor([1, 999, 333]), torch.randn(B, *SHAPE)
+    both = replace(inputs, own=other).evaluate(step)
+    mine, critics = inputs.evaluate(step), replace(inputs, draw=other).evaluate(step)
+    assert agree(both.grad, mine.grad)
     for name, term in both.critic_terms.items():
         torch.testing.assert_close(term, critics.critic_terms[name])
 
 
 @pytest.mark.parametrize("perp_neg", [False, True])
 def test_several_draws_of_the_critic_average(inputs, perp_neg):
-    step, inputs = make_step(), inputs if perp_neg else without_negatives(inputs)
-    draws = [Draw(torch.randint(1000, (B,)), torch.randn(B, *SHAPE)) for _ in range(3)]
-    joined = Draw(torch.cat([d.t for d in draws]), torch.cat([d.noise for d in draws]))
-    together = step.evaluate(*inputs, joined).critic_terms
-    apart = [step.evaluate(*inputs, d).critic_terms for d in draws]
+    step, inputs = make_step(), inputs if perp_neg else inputs.without_negatives()
+    draws = [(torch.randint(1000, (B,)), torch.randn(B, *SHAPE)) for _ in range(3)]
+    joined = tuple(torch.cat(column) for column in zip(*draws, strict=True))
+    together = replace(inputs, own=joined).evaluate(step).critic_terms
+    apart = [replace(inputs, own=d).evaluate(step).critic_terms for d in draws]
     for name, term in together.items():
         torch.testing.assert_close(term, torch.stack([a[name] for a in apart]).mean())
 
@@ -169,37 +170,35 @@ KINDS = ("epsilon", "v_prediction")
 
 @pytest.mark.parametrize(("teacher", "critic"), itertools.product(KINDS, KINDS))
 def test_prediction_types_do_not_change_the_gradient(inputs, teacher, critic):
-    reference = make_step()
-    expected = gradient(reference, reference.evaluate(*inputs))
-    step = make_step(teacher=teacher, critic=critic)
-    got = gradient(step, step.evaluate(*inputs))
-    assert agree(got, expected)
+    expected = inputs.evaluate(make_step()).grad
+    assert agree(inputs.evaluate(make_step(teacher=teacher, critic=critic)).grad, expected)
 
 
 def test_a_v_critics_loss_is_the_epsilon_critics_over_abar(inputs):
-    t = torch.full((B,), 500)
-    inputs = (*inputs[:3], Draw(t, inputs[3].noise))
-    epsilon, v = (make_step(critic=kind).evaluate(*inputs).critic_terms for kind in KINDS)
+    inputs = replace(inputs, draw=(torch.full((B,), 500), inputs.draw[1]))
+    epsilon, v = (inputs.evaluate(make_step(critic=kind)).critic_terms for kind in KINDS)
     for name in ("denoise", "repel"):
         torch.testing.assert_close(v[name] * SCHEDULE.alphas_cumprod[500], epsilon[name])
 
 
 def test_the_critics_guidance_extrapolates_from_no_camera(inputs):
-    inputs, scale = without_negatives(inputs), 2.0
+    inputs, scale = inputs.without_negatives(), 2.0
     step = make_step(critic_scale=scale)
-    critic, (latents, text, camera, draw) = step.critic, inputs
-    x_t = SCHEDULE.add_noise(latents, draw.noise, draw.t)
+    x_t, told = inputs.noisy(inputs.draw).x_t, inputs.text.critic
     with torch.no_grad():
-        given, none = (critic.epsilon(x_t, draw.t, text.plain, c) for c in (camera, None))
-    assert agree(step.evaluate(*inputs).scores.critic, none + scale * (given - none))
+        given, none = (
+            step.critic.epsilon(x_t, inputs.draw[0], condition)
+            for condition in (told, replace(told, camera=None))
+        )
+    found = inputs.evaluate(step).predictions["critic"]
+    assert agree(found, none + scale * (given - none))
 
 
 def test_hiding_the_camera_concerns_the_critics_training_only(inputs):
     step = make_step()
-    shown, hidden = step.evaluate(*inputs), step.evaluate(*inputs, hide_camera=True)
-    assert agree(hidden.scores.critic, shown.scores.critic)
-    latents, text, _, draw = inputs
-    blind = step.evaluate(latents, text, torch.zeros(B, 4, 4), draw)
+    shown, hidden = inputs.evaluate(step), inputs.evaluate(step, hide_camera=True)
+    assert agree(hidden.predictions["critic"], shown.predictions["critic"])
+    blind = replace(inputs, text=inputs.text.with_camera(torch.zeros(B, 4, 4))).evaluate(step)
     torch.testing.assert_close(hidden.critic_terms, blind.critic_terms)
 
 
@@ -212,9 +211,12 @@ class ExactCritic:
         self.schedule, self.teacher, self.cond = teacher.schedule, teacher, cond
         self.mean, self.variance, self.gamma = mean, torch.full((1, 1, 1, 1), std**2), gamma
 
-    def predict(self, x_t, t, condition, camera=None):
-        eps_bar = gaussian_epsilon(SCHEDULE, x_t, t, self.mean, self.variance)
+    def predict(self, x_t, t, condition):
+        eps_bar = gaussian_epsilon(self.schedule, x_t, t, self.mean, self.variance)
         return optimal_critic(eps_bar, self.teacher.epsilon(x_t, t, self.cond), self.gamma)
+
+    def draw_camera_dropout(self):
+        return False
 
 
 @pytest.mark.parametrize("gamma", [-0.75, -0.5])
@@ -223,12 +225,11 @@ def test_with_exact_scores_asd_is_vsd_at_the_rescaled_scale(gamma):
     torch.manual_seed(4)
     means = torch.randn(3, 3, 4, 4)
     teacher = GaussianTeacher({"": (means[0], 1.0), "y": (means[1], 0.5)}, SCHEDULE)
-    null, cond = (row.expand(B, -1, -1) for row in teacher.embed_text(["", "y"]))
-    inputs = (
+    null, cond = (teacher.embed_text([word] * B) for word in ("", "y"))
+    inputs = Inputs(
         means[2] + 0.2 * torch.randn(B, 3, 4, 4),
-        Conditions(cond, null, plain=cond),
-        None,
-        Draw(torch.tensor([100, 500, 900]), torch.randn(B, 3, 4, 4)),
+        Conditions({"cond": cond, "null": null}, critic=cond),
+        (torch.tensor([100, 500, 900]), torch.randn(B, 3, 4, 4)),
     )
     asd, vsd = (
         DistillationStep(
@@ -238,33 +239,43 @@ def test_with_exact_scores_asd_is_vsd_at_the_rescaled_scale(gamma):
     )
     assert isinstance(asd.critic, Critic)
     assert agree(
-        (1 + gamma) * gradient(asd, asd.evaluate(*inputs), 7.5),
-        gradient(vsd, vsd.evaluate(*inputs), rescaled_scale(7.5, gamma)),
+        (1 + gamma) * inputs.evaluate(asd, 7.5).grad,
+        inputs.evaluate(vsd, rescaled_scale(7.5, gamma)).grad,
     )
 
 
 def test_sds_needs_no_critic_and_leaves_it_alone(inputs):
-    result = DistillationStep(SDS, UNetTeacher(make_net())).evaluate(*inputs)
-    assert result.scores.critic is None and result.critic_terms == {}
+    found = inputs.evaluate(DistillationStep(SDS, make_teacher()))
+    assert "critic" not in found.predictions and found.critic_terms == {}
 
 
 def test_a_missing_or_unfitting_critic_is_refused():
     with pytest.raises(UserError, match="'asd' needs a critic"):
-        DistillationStep(ASD, UNetTeacher(make_net()))
-    other = FrozenUNet(make_net().unet, NoiseSchedule.scaled_linear(beta_end=0.02))
+        DistillationStep(ASD, make_teacher())
+    other = FrozenUNet(make_net().unet, DiscreteSchedule.scaled_linear(beta_end=0.02))
     with pytest.raises(UserError, match="another noise schedule"):
-        DistillationStep(ASD, UNetTeacher(make_net()), LoRACritic(other))
-    shorter = FrozenUNet(make_net().unet, NoiseSchedule.scaled_linear(num_timesteps=500))
+        DistillationStep(ASD, make_teacher(), LoRACritic(other))
+    shorter = FrozenUNet(make_net().unet, DiscreteSchedule.scaled_linear(num_timesteps=500))
     with pytest.raises(UserError, match="another noise schedule"):
-        DistillationStep(ASD, UNetTeacher(make_net()), LoRACritic(shorter))
+        DistillationStep(ASD, make_teacher(), LoRACritic(shorter))
 
 
 @pytest.mark.parametrize("gamma_target", ["epsilon", "official"])
 def test_a_step_of_the_critic_alone_has_the_losses_of_a_whole_step(inputs, gamma_target):
-    latents, text, camera, draw = inputs
     step = make_step(gamma_target=gamma_target)
-    own = Draw(torch.tensor([1, 700, 300]), torch.randn(B, *SHAPE))
-    whole = step.evaluate(latents, text, camera, draw, own).critic_terms
-    alone = step.critic_terms(latents, text, camera, own)
+    inputs = replace(inputs, own=(torch.tensor([1, 700, 300]), torch.randn(B, *SHAPE)))
+    whole = inputs.evaluate(step).critic_terms
+    alone = step.critic_terms(inputs.noisy(inputs.own), inputs.text)
     assert list(alone) == list(whole) == ["denoise", "repel"]
     assert all(agree(alone[name], whole[name]) for name in whole)
+
+
+def test_rescaling_concerns_the_guided_prediction(inputs):
+    inputs = inputs.without_negatives()
+    plain, rescaled = (inputs.evaluate(make_step(rescale=phi)) for phi in (0.0, 0.7))
+    said = plain.predictions
+    target = said["null"] + 7.5 * (said["cond"] - said["null"])
+    ratio = said["cond"].std(dim=(1, 2, 3)) / target.std(dim=(1, 2, 3))
+    target = target * (0.7 * ratio + 0.3).view(-1, 1, 1, 1)
+    w = SCHEDULE.noise(inputs.draw[0])
+    assert agree(rescaled.grad, w * (target - said["critic"]))

@@ -19,13 +19,15 @@ from torch import Tensor
 
 from threestudio_asd.critics.lora import LoRACritic
 from threestudio_asd.distill.critic_step import CriticSettings
-from threestudio_asd.distill.guidance import guidance_rescale, guided
+from threestudio_asd.distill.guidance import classifier_free_guidance, guidance_rescale
 from threestudio_asd.distill.methods import ASD
-from threestudio_asd.distill.schedule import NoiseSchedule, from_epsilon
-from threestudio_asd.distill.weighting import weight
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.prediction_types import from_epsilon
+from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.guidance.conditions import Conditions
-from threestudio_asd.guidance.step import DistillationStep, Draw
-from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.guidance.step import DistillationStep
+from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.plain import PlainTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
 TOLERANCE = 1e-4
@@ -43,7 +45,7 @@ SETTINGS = {
     "perp_neg": False,
     "lora_n_timestamp_samples": 1,
 }
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 
 
 def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
@@ -66,25 +68,13 @@ def _errors(case: dict, x: dict[str, Tensor], weights: dict[str, Tensor]) -> dic
     }
 
 
-class UNetTeacher(Teacher):
-    """A UNet alone; the cases begin with latents and embeddings."""
-
-    def __init__(self, net: FrozenUNet) -> None:
-        self.net, self.schedule, self.prediction_type = net, net.schedule, net.prediction_type
-
-    def epsilon(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return self.net.epsilon(x_t, t, condition)
-
-    encode = decode = embed_text = None
-
-
-def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[UNetTeacher, LoRACritic]:
+def _networks(case: dict, weights: dict[str, Tensor]) -> tuple[PlainTeacher, LoRACritic]:
     kind = case["teacher_prediction_type"]
     teacher = FrozenUNet(_unet(_part(weights, "teacher")), SCHEDULE, kind)
     unet = teacher.unet if case["single_model"] else _unet(_part(weights, "critic"))
     critic = LoRACritic(FrozenUNet(unet, SCHEDULE, case["critic_prediction_type"]), rank=4)
     critic.load_state_dict(_critic_state(weights))
-    return UNetTeacher(teacher), critic
+    return PlainTeacher(teacher.epsilon, teacher.latent_shape, SCHEDULE), critic
 
 
 def _critic_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,26 +88,32 @@ def _step(case: dict, weights: dict[str, Tensor]) -> DistillationStep:
     """The step of the guidance with the case's networks and settings."""
     teacher, critic = _networks(case, weights)
     settings = CriticSettings(gamma=case["gamma"], gamma_target=case["gamma_target"])
-    return DistillationStep(ASD, teacher, critic, settings, case["guidance_scale_lora"])
+    return DistillationStep(
+        *(ASD, teacher, critic, settings, case["guidance_scale_lora"], case["weighting"]),
+        rescale=case["guidance_rescale"],
+    )
 
 
 def _results(case: dict, x: dict[str, Tensor], step: DistillationStep) -> dict[str, Tensor]:
-    negatives = {}
+    negatives: tuple = (None, None)
     if case["perp_neg"]:
-        negatives["negatives"] = x["embed_neg"].unflatten(0, x["neg_weights"].shape)
-        negatives["negative_weights"] = x["neg_weights"]
-    text = Conditions(x["embed_view"], x["embed_uncond"], x["embed_plain"], **negatives)
-    draws = Draw(x["t"], x["noise"]), Draw(x["t_critic"], x["noise_critic"])
-    result = step.evaluate(x["latents"], text, x["camera"], *draws)
-    loss = torch.stack(list(result.critic_terms.values())).sum()
+        negatives = Condition(x["embed_neg"]), x["neg_weights"]
+    view, null, plain = (Condition(x[f"embed_{name}"]) for name in ("view", "uncond", "plain"))
+    text = Conditions({"cond": view, "null": null}, plain, *negatives).with_camera(x["camera"])
+    noisy = NoisyBatch.of(SCHEDULE, x["latents"], x["t"], x["noise"])
+    x0 = x["latents"].repeat(len(x["t_critic"]) // len(x["t"]), 1, 1, 1)
+    critics = NoisyBatch.of(SCHEDULE, x0, x["t_critic"], x["noise_critic"])
+    scale = case["guidance_scale"]
+    found = step.evaluate(x["latents"], text, noisy, scale, critic_noisy=critics)
+    loss = torch.stack(list(found.critic_terms.values())).sum()
     loss.backward()
-    scores, scale, rescale = result.scores, case["guidance_scale"], case["guidance_rescale"]
-    w = weight(case["weighting"], SCHEDULE, scores.t, scores.x_t)
+    said = found.predictions
+    guided = classifier_free_guidance(said["null"], said["cond"], scale)
     kind = step.critic.prediction_type
     return {
-        "noise_pred": guidance_rescale(guided(scores, scale), scores.cond, rescale),
-        "critic_pred": from_epsilon(SCHEDULE, scores.critic, scores.x_t, scores.t, kind),
-        "grad": step.method.gradient(scores, scale, w, rescale),
+        "noise_pred": guidance_rescale(guided, said["cond"], case["guidance_rescale"]),
+        "critic_pred": from_epsilon(SCHEDULE, said["critic"], said.x_t, said.t, kind),
+        "grad": found.grad,
         "loss_critic": loss.detach(),
         "critic_grad_norm": _grad_norm(step.critic.lora),
         "camera_grad_norm": _grad_norm(step.critic.camera),

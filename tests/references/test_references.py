@@ -48,7 +48,7 @@ def test_the_check_notices_a_wrong_formula(monkeypatch):
     def one_more(null, cond, scale):
         return null + (scale + 1.0) * (cond - null)
 
-    monkeypatch.setattr("threestudio_asd.distill.guidance.classifier_free_guidance", one_more)
+    monkeypatch.setattr("threestudio_asd.distill.terms.classifier_free_guidance", one_more)
     assert check.main(*FILES) == 1
 
 

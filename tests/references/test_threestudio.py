@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from threestudio_asd.distill.noising import NoisyBatch
 from threestudio_asd.guidance.builtin_sds import StableDiffusionGuidance
 from threestudio_asd.guidance.builtin_vsd import StableDiffusionVSDGuidance
-from threestudio_asd.guidance.step import Draw
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 HERE = Path(__file__).parent
@@ -93,10 +93,16 @@ def run(guidance, case, rows=None):
     rows = slice(case["batch"]) if rows is None else rows
     n = len(X["t"][rows])
     own = slice(n * case.get("lora_n_timestamp_samples", 1))
-    draw = Draw(X["t"][rows], X["noise"][rows])
-    critic_draw = Draw(X["t_critic"][own], X["noise_critic"][own])
     with_critic = case["kind"] == "vsd"
-    guidance.asd.draws = lambda latents: (draw, critic_draw if with_critic else None)
+
+    def draws(latents, views, text):
+        x0, schedule = latents.detach(), guidance.teacher.schedule
+        noisy = NoisyBatch.of(schedule, x0, X["t"][rows], X["noise"][rows])
+        x0 = x0.repeat(case.get("lora_n_timestamp_samples", 1), 1, 1, 1)
+        critics = NoisyBatch.of(schedule, x0, X["t_critic"][own], X["noise_critic"][own])
+        return noisy, critics if with_critic else None
+
+    guidance.asd.draws = draws
     rgb = X["latents"][rows].permute(0, 2, 3, 1).clone().requires_grad_()
     names = ("elevation", "azimuth", "camera_distances", "c2w", "mvp_mtx")
     view = {name: X[name][rows] for name in names}

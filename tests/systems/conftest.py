@@ -1,13 +1,16 @@
 """``launch`` with a tiny model of random weights."""
 
 import csv
+from importlib import import_module
 
 import pytest
 from omegaconf import OmegaConf
 
 from threestudio_asd.cli.main import main
-from threestudio_asd.distill import CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS
+from threestudio_asd.critics.base import CRITICS
+from threestudio_asd.distill import CRITIC_OBJECTIVES, METHODS, NOISINGS, SOURCES, TARGETS
 from threestudio_asd.studio.config.files import find_config
+from threestudio_asd.teachers.base import TEACHERS
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 
@@ -56,6 +59,7 @@ def logged(trial):
 
 @pytest.fixture
 def forget_methods(monkeypatch):
-    """Undo what a test registers."""
-    for registry in (CRITIC_OBJECTIVES, METHODS, SOURCES, TARGETS):
+    """Undo what a test registers, not what the package does."""
+    import_module("threestudio_asd.guidance")
+    for registry in (CRITIC_OBJECTIVES, CRITICS, METHODS, NOISINGS, SOURCES, TARGETS, TEACHERS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))

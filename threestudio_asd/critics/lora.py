@@ -8,24 +8,26 @@ renders. The network may be the teacher's own: detached, it is the teacher to th
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from threestudio_asd.critics.base import register_critic
 from threestudio_asd.critics.camera import CameraEmbedding
 from threestudio_asd.critics.half import call_scaled
-from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
+from threestudio_asd.distill.prediction_types import to_epsilon
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
 from threestudio_asd.errors import UserError
+from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.unet import FrozenUNet
 
 #: Projections of every self- and cross-attention: what ProlificDreamer and ASD adapt.
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 #: Convolutions of the residual blocks; with the attention they let a small UNet's critic follow.
 RESNET_LAYERS = ("conv1", "conv2", "conv_shortcut")
-
-Camera = Float[Tensor, "B 4 4"] | Float[Tensor, "B 16"] | None
 
 
 class LoRACritic(nn.Module):
@@ -109,45 +111,38 @@ class LoRACritic(nn.Module):
             unet.class_embedding = class_embedding
 
     def predict(
-        self,
-        x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
-        camera: Camera = None,
+        self, x_t: Float[Tensor, "B C h w"], t: Times, condition: Condition
     ) -> Float[Tensor, "B C h w"]:
         """The critic's prediction in its own space (``prediction_type``), float32.
 
-        Without ``camera`` a critic that knows cameras is given zeros, as in camera dropout.
+        Without ``condition.camera`` a critic that knows cameras is given zeros, as in camera
+        dropout.
 
         Raises UserError if a camera is given to a critic without camera embedding.
         """
-        if camera is not None and self.camera is None:
+        if condition.camera is not None and self.camera is None:
             raise UserError("This critic knows no cameras: build it with camera=True.")
-        labels = None if self.camera is None else self.camera.labels(camera, x_t)
+        labels = None if self.camera is None else self.camera.labels(condition.camera, x_t)
         if self.net.dtype == torch.float16 and torch.is_grad_enabled():
-            return call_scaled(self, x_t, t, condition, labels)
-        return self(x_t, t, condition, labels)
+            return call_scaled(self, x_t, t, condition.tokens, labels)
+        return self(x_t, t, condition.tokens, labels)
 
     def forward(
         self,
         x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        t: Times,
+        tokens: Float[Tensor, "B L D"],
         labels: Float[Tensor, "B 16"] | None,
     ) -> Float[Tensor, "B C h w"]:
         """The network with the adapter on it; ``predict`` is for callers."""
         with self.attached():
-            return self.net.predict(x_t, t, condition, labels)
+            return self.net.predict(x_t, t, Condition(tokens), labels)
 
     def epsilon(
-        self,
-        x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
-        camera: Camera = None,
+        self, x_t: Float[Tensor, "B C h w"], t: Times, condition: Condition
     ) -> Float[Tensor, "B C h w"]:
         """e_phi: the critic's prediction as epsilon, float32."""
-        prediction = self.predict(x_t, t, condition, camera)
+        prediction = self.predict(x_t, t, condition)
         return to_epsilon(self.schedule, prediction, x_t.float(), t, self.prediction_type)
 
     def draw_camera_dropout(self) -> bool:
@@ -158,6 +153,32 @@ class LoRACritic(nn.Module):
         """Take the adapter out of the UNet for good; the critic is of no use afterwards."""
         self.net.unet.delete_adapters(self.name)
         self.net.recorder.forget((self.name,))
+
+
+@register_critic("lora")
+def lora_critic(cfg: Any, teacher: Teacher) -> LoRACritic:
+    """On the teacher's own UNet, or on that of ``pretrained_model_name_or_path_lora``.
+
+    Raises:
+        UserError: The teacher has no UNet, or the other model cannot be had.
+    """
+    net = getattr(teacher, "net", None)
+    if not isinstance(net, FrozenUNet):
+        raise UserError(
+            f"critic_type 'lora' adapts a UNet, and the teacher of teacher_type "
+            f"'{cfg.teacher_type}' has none; register a critic for it."
+        )
+    other = cfg.pretrained_model_name_or_path_lora
+    same = cfg.single_model or other in (None, cfg.pretrained_model_name_or_path)
+    if not (same or teacher.is_model(other)):
+        net = FrozenUNet.load(other, net.dtype, net.device)
+    return LoRACritic(
+        net,
+        rank=cfg.lora_rank,
+        target_modules=tuple(cfg.lora_target_modules),
+        camera=cfg.camera_condition_type != "none",
+        init="gaussian",
+    )
 
 
 def _add_adapter(

@@ -1,8 +1,8 @@
 """The mathematics of score distillation in plain torch.
 
 Read ``methods`` first: it is the table; the other modules are its columns. To extend it from a file
-of your own: ``register_source``, ``register_target``, ``register_weighting``,
-``register_critic_objective``, ``register_method``.
+of your own: ``register_source``, ``register_target``, ``register_noising``, ``register_loss``,
+``register_weighting``, ``register_critic_objective``, ``register_method``.
 """
 
 from threestudio_asd.distill.critic import (
@@ -19,7 +19,6 @@ from threestudio_asd.distill.critic_step import (
     check_gamma,
     denoise_target,
     gamma_target,
-    gamma_teacher,
     mean_squared_error,
 )
 from threestudio_asd.distill.gradient import (
@@ -29,24 +28,23 @@ from threestudio_asd.distill.gradient import (
 )
 from threestudio_asd.distill.guidance import (
     classifier_free_guidance,
-    conditional,
     convert_threestudio_sds_scale,
     guidance_rescale,
-    guided,
     perp_neg,
     perpendicular_component,
 )
+from threestudio_asd.distill.losses import LOSSES, GeneratorLoss, register_loss
 from threestudio_asd.distill.methods import ASD, METHODS, SDS, SJC, VSD, Method, register_method
-from threestudio_asd.distill.registry import Registry
-from threestudio_asd.distill.schedule import (
+from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, register_noising
+from threestudio_asd.distill.prediction_types import (
     PREDICTION_TYPES,
-    NoiseSchedule,
     check_prediction_type,
     from_epsilon,
     to_epsilon,
     to_x0,
 )
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.predictions import PREDICTIONS, Predictions
+from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from threestudio_asd.distill.terms import SOURCES, TARGETS, register_source, register_target
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import WEIGHTINGS, register_weighting, weight
@@ -55,7 +53,10 @@ __all__ = [
     "ASD",
     "CRITIC_OBJECTIVES",
     "GAMMA_TARGETS",
+    "LOSSES",
     "METHODS",
+    "NOISINGS",
+    "PREDICTIONS",
     "PREDICTION_TYPES",
     "SDS",
     "SJC",
@@ -66,30 +67,33 @@ __all__ = [
     "CriticObjective",
     "CriticSettings",
     "CriticStep",
+    "DiscreteSchedule",
+    "FlowSchedule",
+    "GeneratorLoss",
     "Method",
     "NoiseSchedule",
-    "Registry",
-    "Scores",
+    "NoisyBatch",
+    "Predictions",
     "TimestepRange",
+    "Views",
     "check_gamma",
     "check_prediction_type",
     "classifier_free_guidance",
     "clip_gradient",
-    "conditional",
     "convert_threestudio_sds_scale",
     "denoise_target",
     "distillation_gradient",
     "from_epsilon",
     "gamma_target",
-    "gamma_teacher",
     "guidance_rescale",
-    "guided",
     "mean_squared_error",
     "optimal_critic",
     "perp_neg",
     "perpendicular_component",
     "register_critic_objective",
+    "register_loss",
     "register_method",
+    "register_noising",
     "register_source",
     "register_target",
     "register_weighting",

@@ -10,7 +10,7 @@ The first term learns the renders' score, the second pushes it away from the tea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,8 +22,8 @@ from threestudio_asd.distill.critic_step import (
     gamma_target,
     mean_squared_error,
 )
-from threestudio_asd.distill.registry import Registry
 from threestudio_asd.errors import UserError
+from threestudio_asd.registry import Registry
 
 # An objective returns its terms by name, weights included; the loss is their sum.
 ObjectiveTerms = dict[str, Tensor]
@@ -36,26 +36,32 @@ class CriticObjective:
 
     Args:
         name: Its name in method rows.
-        terms: ``(step, settings) -> {term name: scalar}``; the loss is the sum.
-        needs_teacher: Whether ``step.teacher`` is read under these settings; the teacher's pass is
-            skipped where it is not.
+        function: ``(step, settings) -> {term name: scalar}``; the loss is the sum.
+        needs: The teacher's predictions that are read under given settings, by name; no others are
+            evaluated.
     """
 
     name: str
-    terms: ObjectiveFunction
-    needs_teacher: Callable[[CriticSettings], bool]
+    function: ObjectiveFunction
+    needs: Callable[[CriticSettings], tuple[str, ...]]
+
+    def terms(self, step: CriticStep, settings: CriticSettings) -> ObjectiveTerms:
+        """The terms, of what the objective declared and of nothing else."""
+        reader = f"the critic objective '{self.name}'"
+        limited = step.predictions.limited(self.needs(settings), reader)
+        return self.function(replace(step, predictions=limited), settings)
 
 
 CRITIC_OBJECTIVES: Registry[CriticObjective] = Registry("critic objective")
 
 
 def register_critic_objective(
-    name: str, needs_teacher: Callable[[CriticSettings], bool] = lambda settings: False
+    name: str, needs: Callable[[CriticSettings], tuple[str, ...]] = lambda settings: ()
 ) -> Callable[[ObjectiveFunction], ObjectiveFunction]:
     """Decorator: register an objective under ``name``; see ``CriticObjective``."""
 
     def register(function: ObjectiveFunction) -> ObjectiveFunction:
-        CRITIC_OBJECTIVES.add(name, CriticObjective(name, function, needs_teacher))
+        CRITIC_OBJECTIVES.add(name, CriticObjective(name, function, needs))
         return function
 
     return register
@@ -67,7 +73,7 @@ def denoise_objective(step: CriticStep, settings: CriticSettings) -> ObjectiveTe
     return {"denoise": mean_squared_error(step.prediction, denoise_target(step))}
 
 
-@register_critic_objective("asd", needs_teacher=lambda settings: settings.gamma != 0.0)
+@register_critic_objective("asd", needs=lambda settings: ("cond",) if settings.gamma else ())
 def asd_objective(step: CriticStep, settings: CriticSettings) -> ObjectiveTerms:
     """E[ |e_phi - eps|^2 + gamma |e_phi - e_y|^2 ] (ASD; Wei et al. 2023, arXiv:2312.00739).
 

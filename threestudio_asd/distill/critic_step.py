@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.guidance import perp_neg
-from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, from_epsilon
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.prediction_types import check_prediction_type, from_epsilon, stated
+from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.distill.schedule import NoiseSchedule
 from threestudio_asd.errors import UserError
 
 GammaTarget = Literal["epsilon", "official"]
@@ -76,63 +78,39 @@ class CriticSettings:
 
 @dataclass(frozen=True, eq=False)
 class CriticStep:
-    """One forward pass of the critic, and what it may be compared with.
+    """The critic's pass at one noisy batch.
 
     Args:
-        prediction: The critic's output, with gradient, in the space ``prediction_type``.
-        prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``.
-        schedule: The critic's noise schedule.
-        x0: Clean latents of the renders (no gradient).
-        noise: The eps that was drawn.
-        x_t: alpha_t x0 + sigma_t noise.
-        t: Timesteps.
-        teacher: e_y in epsilon space from ``gamma_teacher``; ``None`` if the objective needs none.
+        prediction: Its raw output, with gradient.
+        prediction_type: What that output states.
+        schedule: The critic's own noise schedule.
+        predictions: The noisy batch, and what the objective declared to read of the teacher, in
+            epsilon space (``cond`` is e_y without guidance).
     """
 
     prediction: Float[Tensor, "B C H W"]
     prediction_type: str
     schedule: NoiseSchedule
-    x0: Float[Tensor, "B C H W"]
-    noise: Float[Tensor, "B C H W"]
-    x_t: Float[Tensor, "B C H W"]
-    t: Int[Tensor, " B"]
-    teacher: Float[Tensor, "B C H W"] | None = None
+    predictions: Predictions
 
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
 
+    @property
+    def noisy(self) -> NoisyBatch:
+        """What the critic saw, and what it was made of."""
+        return self.predictions.noisy
 
-def gamma_teacher(
-    settings: CriticSettings,
-    cond: Float[Tensor, "B C H W"],
-    null: Float[Tensor, "B C H W"] | None = None,
-    negatives: Float[Tensor, "B K C H W"] | None = None,
-    negative_weights: Float[Tensor, "B K"] | None = None,
-) -> Float[Tensor, "B C H W"]:
-    """The e_y of the gamma term: without guidance, and with perp-neg where there are negatives.
-
-    ``"epsilon"`` moves e_y as the generator does, across the guidance direction, so that both
-    updates speak of one e_y and ``optimal_critic`` holds; it needs ``null``. ``"official"``
-    projects the raw predictions, which needs no ``null``.
-
-    Raises:
-        UserError: ``"epsilon"`` with negatives but without ``null``.
-    """
-    if negatives is None or negative_weights is None:
-        return cond
-    if settings.gamma_target == "official":
-        return perp_neg(cond, negatives, negative_weights, origin=None)
-    if null is None:
-        raise UserError(
-            "gamma_target 'epsilon' with perp-neg needs the teacher's unconditional prediction; "
-            "pass null, or use gamma_target 'official'."
-        )
-    return perp_neg(cond, negatives, negative_weights, origin=null)
+    def in_its_space(
+        self, x0: Float[Tensor, "B C H W"], epsilon: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        """What the critic would have to state of ``x0`` and ``epsilon``: a x_0 + b eps."""
+        return stated(self.schedule, x0, epsilon, self.noisy.t, self.prediction_type)
 
 
 def denoise_target(step: CriticStep) -> Float[Tensor, "B C H W"]:
-    """What was drawn, in the critic's space: eps; alpha eps - sigma x_0; or x_0."""
-    return _with_true_x0(step, step.noise)
+    """What was drawn, in the critic's space: eps; alpha eps - sigma x_0; x_0; eps - x_0."""
+    return step.in_its_space(step.noisy.x0, step.noisy.noise)
 
 
 def gamma_target(step: CriticStep, kind: str) -> Float[Tensor, "B C H W"]:
@@ -143,29 +121,19 @@ def gamma_target(step: CriticStep, kind: str) -> Float[Tensor, "B C H W"]:
     which shrinks the term by abar_t at high noise. For an epsilon critic both are e_y.
 
     Raises:
-        UserError: The step holds no teacher prediction, or ``"official"`` is asked of a critic that
-            predicts x_0 (its target would be x_0 itself).
+        UserError: The objective did not declare ``cond``, or ``"official"`` is asked of a critic
+            that predicts x_0 (its target would be x_0 itself).
     """
-    if step.teacher is None:
-        raise UserError("The critic's gamma term needs the teacher's prediction; pass teacher.")
-    if kind == "official":
-        if step.prediction_type == "sample":
-            raise UserError(
-                "gamma_target 'official' is not defined for a critic that predicts x_0; "
-                "use gamma_target 'epsilon'."
-            )
-        return _with_true_x0(step, step.teacher)
-    return from_epsilon(step.schedule, step.teacher, step.x_t, step.t, step.prediction_type)
-
-
-def _with_true_x0(step: CriticStep, epsilon: Tensor) -> Tensor:
-    if step.prediction_type == "epsilon":
-        return epsilon
+    e_y = step.predictions["cond"]
+    if kind != "official":
+        x_t, t = step.noisy.x_t, step.noisy.t
+        return from_epsilon(step.schedule, e_y, x_t, t, step.prediction_type)
     if step.prediction_type == "sample":
-        return step.x0
-    alpha = step.schedule.alpha(step.t, step.x0)
-    sigma = step.schedule.sigma(step.t, step.x0)
-    return alpha * epsilon - sigma * step.x0
+        raise UserError(
+            "gamma_target 'official' is not defined for a critic that predicts x_0; "
+            "use gamma_target 'epsilon'."
+        )
+    return step.in_its_space(step.noisy.x0, e_y)
 
 
 def mean_squared_error(

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.scores import Scores
 from threestudio_asd.errors import UserError
 
 # Keeps the projection finite where the direction vanishes (threestudio's value).
@@ -66,18 +65,6 @@ def perp_neg(
         weight = weights[:, k].to(cond).view(-1, 1, 1, 1)
         moved = moved + weight * perpendicular_component(negative, direction)
     return moved
-
-
-def conditional(scores: Scores) -> Float[Tensor, "B C H W"]:
-    """e_y, or perp-neg's e_y' where the scores hold negatives."""
-    if scores.negatives is None or scores.negative_weights is None:
-        return scores.cond
-    return perp_neg(scores.cond, scores.negatives, scores.negative_weights, origin=scores.null)
-
-
-def guided(scores: Scores, scale: float) -> Float[Tensor, "B C H W"]:
-    """e_null + s (e_y - e_null), with perp-neg's e_y' where the scores hold negatives."""
-    return classifier_free_guidance(scores.null, conditional(scores), scale)
 
 
 def guidance_rescale(

@@ -2,15 +2,16 @@
 
     grad = E_{t, eps}[ w(t) (T - S) dx_0/dtheta ]
 
-T is the target, S the source (``terms``), w the weighting (``weighting``); a method with a critic
-trains it beside the generator (``critic``).
+T is the target, S the source (``terms``), w the weighting (``weighting``), a config's choice; how
+the noisy latents are made is a column, too (``noising``); a method with a critic trains it beside
+the generator (``critic``). A row may state a loss of the generator instead of T - S (``losses``).
 
-    symbol        code             meaning
-    x_t           scores.x_t       noisy latents of a render, alpha_t x_0 + sigma_t eps
-    eps           scores.noise     the drawn noise
-    e_null, e_y   scores.null, .cond    the teacher without and with the prompt
-    e_phi         scores.critic    the critic: the teacher plus what it learnt on renders
-    s             scale            guidance scale, e^s = e_null + s (e_y - e_null)
+    symbol        code                   meaning
+    x_t           predictions.x_t        noisy latents of a render, alpha_t x_0 + sigma_t eps
+    eps           predictions.noise      the drawn noise
+    e_null, e_y   predictions["null"], ["cond"]    the teacher without and with the prompt
+    e_phi         predictions["critic"]  the critic: the teacher plus what it learnt on renders
+    s             scale                  guidance scale, e^s = e_null + s (e_y - e_null)
 
 Which settings recover which method: ASD at gamma = 0 is VSD; VSD with the drawn eps for its critic
 is SDS; ASD with an optimal critic is VSD at s' = 1 + (s - 1)(1 + gamma).
@@ -24,10 +25,12 @@ from torch import Tensor
 from threestudio_asd.distill.critic import CRITIC_OBJECTIVES, CriticObjective
 from threestudio_asd.distill.gradient import distillation_gradient
 from threestudio_asd.distill.guidance import guidance_rescale
-from threestudio_asd.distill.registry import Registry
-from threestudio_asd.distill.scores import Scores
-from threestudio_asd.distill.terms import SOURCES, TARGETS
+from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
+from threestudio_asd.distill.noising import NOISINGS
+from threestudio_asd.distill.predictions import Predictions, check_names
+from threestudio_asd.distill.terms import SOURCES, TARGETS, Term
 from threestudio_asd.errors import UserError
+from threestudio_asd.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -36,36 +39,56 @@ class Method:
 
     Args:
         name: Its name, as in ``METHODS.get(name)``.
-        target: Name of T, a target term.
-        source: Name of S, a source term.
+        target: Name of T, a target term; None if the row has a loss.
+        source: Name of S, a source term; None if the row has a loss.
         critic_objective: Name of the critic's loss; ``None`` for a method without a critic.
         paper: Where it comes from.
+        noising: Name of the way from x_0 to x_t.
+        loss: Name of the generator's loss, in place of T and S.
 
     Raises:
         NotRegisteredError: A name that nobody registered.
-        UserError: A term reads the critic but no objective trains it, or the reverse.
+        UserError: A term reads what no step provides; a term reads the critic but no objective
+            trains it, or the reverse; both terms and a loss, or neither.
     """
 
     name: str
-    target: str
-    source: str
+    target: str | None
+    source: str | None
     critic_objective: str | None
     paper: str
+    noising: str = "gaussian"
+    loss: str | None = None
 
     def __post_init__(self) -> None:
+        terms = (self.target, self.source)
+        if (self.loss is None) != (None not in terms) or (self.loss and any(terms)):
+            raise UserError(
+                f"Method '{self.name}' needs a target and a source, or a loss in place of both."
+            )
+        adds = NOISINGS.get(self.noising).adds
+        for part in self._parts:
+            check_names(part.needs, f"Method '{self.name}': {part.name}", adds)
         has_critic = self.critic is not None
         if has_critic != ("critic" in self.needs):
             raise UserError(
-                f"Method '{self.name}': its terms read {', '.join(self.needs)}; its critic "
-                f"objective is {self.critic_objective}. A critic must be both read by a term and "
-                "trained by an objective, or neither."
+                f"Method '{self.name}': its terms read {', '.join(self.needs) or 'nothing'}; its "
+                f"critic objective is {self.critic_objective}. A critic must be both read by a "
+                "term and trained by an objective, or neither."
             )
 
     @property
+    def _parts(self) -> tuple[Term, ...] | tuple[GeneratorLoss]:
+        if self.loss is not None:
+            return (LOSSES.get(self.loss),)
+        return (TARGETS.get(self.target), SOURCES.get(self.source))
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of ``Scores`` that the generator's update reads: evaluate no others."""
-        needs = {*TARGETS.get(self.target).needs, *SOURCES.get(self.source).needs}
-        return tuple(sorted(needs))
+        """The predictions that the generator's update reads, without what the noising adds:
+        evaluate no others."""
+        adds = NOISINGS.get(self.noising).adds
+        return tuple(sorted({name for part in self._parts for name in part.needs} - {*adds}))
 
     @property
     def critic(self) -> CriticObjective | None:
@@ -74,9 +97,14 @@ class Method:
             return None
         return CRITIC_OBJECTIVES.get(self.critic_objective)
 
+    @property
+    def generator_loss(self) -> GeneratorLoss | None:
+        """The generator's loss, of a row that has one in place of T and S."""
+        return None if self.loss is None else LOSSES.get(self.loss)
+
     def gradient(
         self,
-        scores: Scores,
+        predictions: Predictions,
         scale: float,
         weight: Float[Tensor, "B 1 1 1"],
         rescale: float = 0.0,
@@ -88,9 +116,10 @@ class Method:
             weight: w(t), from ``weighting.weight``.
             rescale: Lin et al.'s phi in [0, 1], applied to the target; 0 is off.
         """
-        target = TARGETS.get(self.target).compute(scores, scale)
-        target = guidance_rescale(target, scores.cond, rescale)
-        source = SOURCES.get(self.source).compute(scores)
+        target = TARGETS.get(self.target)(predictions, scale)
+        if rescale != 0.0:
+            target = guidance_rescale(target, predictions["cond"], rescale)
+        source = SOURCES.get(self.source)(predictions)
         return distillation_gradient(target, source, weight)
 
 

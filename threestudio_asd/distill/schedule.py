@@ -1,41 +1,83 @@
-"""The forward process and the three ways a network may state its prediction.
+"""The forward process, from clean latents to noise, and which of its levels a step draws.
 
-    x_t = alpha_t x_0 + sigma_t eps,    alpha_t = sqrt(abar_t),    sigma_t = sqrt(1 - abar_t)
+    x_t = alpha_t x_0 + sigma_t eps
 
-(Ho et al. 2020, arXiv:2006.11239, eq. 4.) Inside this package every score is an epsilon prediction;
-networks that state something else are converted at the border:
-
-    epsilon       eps
-    v_prediction  v = alpha_t eps - sigma_t x_0    (Salimans & Ho 2022, arXiv:2202.00512, sec. 4)
-    sample        x_0
-
-Given x_t, each is an affine function of any other.
+A schedule says alpha and sigma, and what t counts: ``DiscreteSchedule`` the levels of a diffusion
+model, ``FlowSchedule`` the time of a rectified flow.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio_asd.distill.timesteps import TimestepRange, check_fractions
 from threestudio_asd.errors import UserError
 
-#: In place of 0 where it is divided by abar: the value that diffusers' Euler scheduler takes.
-LEAST_ABAR = 2.0**-24
+#: In place of 0 where it is divided by alpha^2: the value that diffusers' Euler scheduler takes.
+LEAST_SIGNAL = 2.0**-24
+LEAST_ALPHA = LEAST_SIGNAL**0.5
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
-PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
+Times = Float[Tensor, " B"] | Int[Tensor, " B"]
+
+
+class NoiseSchedule(ABC):
+    """What a method needs to know of a forward process.
+
+    ``signal`` and ``noise`` are the squares of alpha and sigma.
+    """
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "NoiseSchedule":
+        """The same schedule on another device."""
+
+    @abstractmethod
+    def signal(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
+        """alpha_t^2, ready to broadcast over (B, C, H, W)."""
+
+    @abstractmethod
+    def noise(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
+        """sigma_t^2."""
+
+    @abstractmethod
+    def between(self, low: float, high: float) -> TimestepRange:
+        """The times from ``low`` to ``high``, fractions in [0, 1] of the way to the noise; those at
+        which x_t holds no signal are left out."""
+
+    @abstractmethod
+    def same_as(self, other: "NoiseSchedule") -> bool:
+        """Whether both have the same levels at the same times."""
+
+    def alpha(self, t: Times, like: Tensor) -> Float[Tensor, "B 1 1 1"]:
+        """alpha_t with the dtype and device of ``like``."""
+        return self.signal(t).sqrt().to(like)
+
+    def sigma(self, t: Times, like: Tensor) -> Float[Tensor, "B 1 1 1"]:
+        """sigma_t with the dtype and device of ``like``."""
+        return self.noise(t).sqrt().to(like)
+
+    def add_noise(
+        self, x0: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C H W"], t: Times
+    ) -> Float[Tensor, "B C H W"]:
+        """x_t = alpha_t x_0 + sigma_t eps."""
+        return self.alpha(t, x0) * x0 + self.sigma(t, x0) * noise
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSchedule:
-    """A discrete variance-preserving schedule.
+class DiscreteSchedule(NoiseSchedule):
+    """T levels of a variance-preserving process: alpha_t^2 = abar_t, sigma_t^2 = 1 - abar_t.
 
-    With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) the last level is pure noise: abar is
-    0 there, x_t says nothing about x_0 and an epsilon nothing about x_0 or v. Such a level is never
-    drawn (``last_step``); what divides by its alpha is finite all the same.
+    (Ho et al. 2020, arXiv:2006.11239, eq. 4.) t is an integer in [0, T). With zero terminal SNR
+    (Lin et al. 2023, arXiv:2305.08891) the last level is pure noise: abar is 0 there, x_t says
+    nothing about x_0 and an epsilon nothing about x_0 or v. Such a level is never drawn; what
+    divides by its alpha is finite all the same.
 
     Args:
         alphas_cumprod: abar_t for t = 0 .. T-1: the share of the signal's power, in (0, 1] but for
@@ -64,7 +106,7 @@ class NoiseSchedule:
     @classmethod
     def scaled_linear(
         cls, beta_start: float = 0.00085, beta_end: float = 0.012, num_timesteps: int = 1000
-    ) -> "NoiseSchedule":
+    ) -> "DiscreteSchedule":
         """Stable Diffusion's: sqrt(beta) is linear in t, and abar_t = prod_{s<=t} (1 - beta_s)."""
         # Single precision, as diffusers computes it, so that both agree to the last bit.
         sqrt_beta = torch.linspace(
@@ -84,102 +126,66 @@ class NoiseSchedule:
         with_signal = torch.nonzero(self.alphas_cumprod > 0)
         return int(with_signal.max()) if len(with_signal) else -1
 
-    def to(self, device: torch.device | str) -> "NoiseSchedule":
-        """The same schedule on another device."""
-        return NoiseSchedule(self.alphas_cumprod.to(device))
+    @property
+    def device(self) -> torch.device:
+        return self.alphas_cumprod.device
 
-    def abar(self, t: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "B 1 1 1"]:
-        """abar_t with the dtype and device of ``like``, ready to broadcast over (B, C, H, W)."""
-        return self._at(t).to(like)
+    def to(self, device: torch.device | str) -> "DiscreteSchedule":
+        return DiscreteSchedule(self.alphas_cumprod.to(device))
 
-    def alpha(self, t: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "B 1 1 1"]:
-        """alpha_t = sqrt(abar_t)."""
-        return self._at(t).sqrt().to(like)
-
-    def sigma(self, t: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "B 1 1 1"]:
-        """sigma_t = sqrt(1 - abar_t)."""
-        return (1.0 - self._at(t)).sqrt().to(like)
-
-    def divisor(self, t: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "B 1 1 1"]:
-        """alpha_t, and where that is 0 its least value: what may be divided by."""
-        return positive(self._at(t)).sqrt().to(like)
-
-    def add_noise(
-        self,
-        x0: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
-        t: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B C H W"]:
-        """x_t = alpha_t x_0 + sigma_t eps."""
-        return self.alpha(t, x0) * x0 + self.sigma(t, x0) * noise
-
-    def _at(self, t: Int[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    def signal(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
         return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
 
+    def noise(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
+        return 1.0 - self.signal(t)
 
-def positive(abar: Tensor) -> Tensor:
-    """``abar`` with ``LEAST_ABAR`` in place of 0."""
-    return abar.where(abar > 0, LEAST_ABAR)
+    def between(self, low: float, high: float) -> TimestepRange:
+        steps = TimestepRange.from_percent(self.num_timesteps, low, high)
+        return steps.up_to(self.last_step)
 
-
-def check_prediction_type(prediction_type: str) -> None:
-    """Raises ``UserError`` unless ``prediction_type`` is one of ``PREDICTION_TYPES``."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise UserError(
-            f"Unknown prediction type '{prediction_type}'; "
-            f"choose one of: {', '.join(PREDICTION_TYPES)}."
-        )
-
-
-def to_epsilon(
-    schedule: NoiseSchedule,
-    prediction: Float[Tensor, "B C H W"],
-    x_t: Float[Tensor, "B C H W"],
-    t: Int[Tensor, " B"],
-    prediction_type: str,
-) -> Float[Tensor, "B C H W"]:
-    """Any prediction as epsilon: eps = sigma x_t + alpha v = (x_t - alpha x_0) / sigma."""
-    check_prediction_type(prediction_type)
-    if prediction_type == "epsilon":
-        return prediction
-    alpha, sigma = schedule.alpha(t, x_t), schedule.sigma(t, x_t)
-    if prediction_type == "v_prediction":
-        return sigma * x_t + alpha * prediction
-    return (x_t - alpha * prediction) / sigma
+    def same_as(self, other: NoiseSchedule) -> bool:
+        if not isinstance(other, DiscreteSchedule):
+            return False
+        ours, theirs = self.alphas_cumprod, other.alphas_cumprod
+        return ours.shape == theirs.shape and torch.allclose(ours, theirs.to(ours))
 
 
-def from_epsilon(
-    schedule: NoiseSchedule,
-    epsilon: Float[Tensor, "B C H W"],
-    x_t: Float[Tensor, "B C H W"],
-    t: Int[Tensor, " B"],
-    prediction_type: str,
-) -> Float[Tensor, "B C H W"]:
-    """The inverse of ``to_epsilon``: v = (eps - sigma x_t)/alpha, x_0 = (x_t - sigma eps)/alpha.
+@dataclass(frozen=True, eq=False)
+class FlowSchedule(NoiseSchedule):
+    """A straight line from data to noise: alpha_t = 1 - t, sigma_t = t, t real in [0, 1].
 
-    Both divide by alpha_t: an error of epsilon grows by 1 / alpha_t (15 at t = 999 of Stable
-    Diffusion's schedule). Pure noise (alpha_t = 0) leaves them undetermined; the result is finite.
+    (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747, with the noise at 1 as
+    in Stable Diffusion 3.) Not variance-preserving; t = 1 is pure noise.
+
+    Args:
+        scale: What a network's t is multiplied by: 1, or 1000 where it counts as a diffusion
+            model's does.
     """
-    check_prediction_type(prediction_type)
-    if prediction_type == "epsilon":
-        return epsilon
-    alpha, sigma = schedule.divisor(t, x_t), schedule.sigma(t, x_t)
-    if prediction_type == "v_prediction":
-        return (epsilon - sigma * x_t) / alpha
-    return (x_t - sigma * epsilon) / alpha
+
+    scale: float = 1.0
+    on: str | torch.device = "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.on)
+
+    def to(self, device: torch.device | str) -> "FlowSchedule":
+        return FlowSchedule(self.scale, device)
+
+    def signal(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
+        return (1.0 - t / self.scale).square().view(-1, 1, 1, 1)
+
+    def noise(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
+        return (t / self.scale).square().view(-1, 1, 1, 1)
+
+    def between(self, low: float, high: float) -> TimestepRange:
+        check_fractions(low, high)
+        return TimestepRange(float(low * self.scale), float(high * self.scale))
+
+    def same_as(self, other: NoiseSchedule) -> bool:
+        return isinstance(other, FlowSchedule) and other.scale == self.scale
 
 
-def to_x0(
-    schedule: NoiseSchedule,
-    prediction: Float[Tensor, "B C H W"],
-    x_t: Float[Tensor, "B C H W"],
-    t: Int[Tensor, " B"],
-    prediction_type: str,
-) -> Float[Tensor, "B C H W"]:
-    """The x_0 that a prediction implies: alpha x_t - sigma v = (x_t - sigma eps)/alpha."""
-    check_prediction_type(prediction_type)
-    if prediction_type == "v_prediction":
-        # Directly, not through epsilon: no division by a small alpha.
-        return schedule.alpha(t, x_t) * x_t - schedule.sigma(t, x_t) * prediction
-    epsilon = to_epsilon(schedule, prediction, x_t, t, prediction_type)
-    return from_epsilon(schedule, epsilon, x_t, t, "sample")
+def positive(signal: Tensor) -> Tensor:
+    """``signal`` with ``LEAST_SIGNAL`` in place of 0."""
+    return signal.where(signal > 0, LEAST_SIGNAL)

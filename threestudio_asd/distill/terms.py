@@ -1,102 +1,95 @@
 """Target and source terms: the two predictions whose difference a method distils.
 
-A target is ``(scores, s) -> epsilon``, a source ``(scores) -> epsilon``. Register your own in any
-file that is imported before its method is looked up::
+A target is ``(predictions, s) -> epsilon``, a source ``(predictions) -> epsilon``. Register your
+own in any file that is imported before its method is looked up::
 
     @register_source("null", needs=("null",))
-    def null(scores):
-        return scores.null
+    def null(predictions):
+        return predictions["null"]
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.guidance import conditional, guided
-from threestudio_asd.distill.registry import Registry
-from threestudio_asd.distill.scores import Scores
-from threestudio_asd.errors import UserError
+from threestudio_asd.distill.guidance import classifier_free_guidance
+from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.registry import Registry
 
-TargetFunction = Callable[[Scores, float], Tensor]
-SourceFunction = Callable[[Scores], Tensor]
-F = TypeVar("F", TargetFunction, SourceFunction)
+TargetFunction = Callable[[Predictions, float], Tensor]
+SourceFunction = Callable[[Predictions], Tensor]
 
 
 @dataclass(frozen=True)
-class Term(Generic[F]):
-    """A registered term: its function, and the fields of ``Scores`` that it reads."""
+class Term:
+    """A registered term: its name for messages, its function, and the predictions it reads."""
 
-    compute: F
+    name: str
+    function: Callable[..., Tensor]
     needs: tuple[str, ...]
 
+    def __call__(self, predictions: Predictions, *args: Any) -> Float[Tensor, "B C H W"]:
+        """The term of what it declared, and of nothing else."""
+        return self.function(predictions.limited(self.needs, self.name), *args)
 
-TARGETS: Registry[Term[TargetFunction]] = Registry("target term")
-SOURCES: Registry[Term[SourceFunction]] = Registry("source term")
+
+TARGETS: Registry[Term] = Registry("target term")
+SOURCES: Registry[Term] = Registry("source term")
 
 
 def register_target(
     name: str, needs: tuple[str, ...]
 ) -> Callable[[TargetFunction], TargetFunction]:
-    """Decorator: register a target; ``needs`` names the fields of ``Scores`` that it reads."""
+    """Decorator: register a target; ``needs`` names the predictions that it reads."""
     return _register(TARGETS, name, needs)
 
 
 def register_source(
     name: str, needs: tuple[str, ...]
 ) -> Callable[[SourceFunction], SourceFunction]:
-    """Decorator: register a source; ``needs`` names the fields of ``Scores`` that it reads."""
+    """Decorator: register a source; ``needs`` names the predictions that it reads."""
     return _register(SOURCES, name, needs)
 
 
-def _register(registry: Registry[Term[F]], name: str, needs: tuple[str, ...]) -> Callable[[F], F]:
-    known = [field.name for field in fields(Scores)]
-    for need in needs:
-        if need not in known:
-            raise UserError(
-                f"The {registry.kind} '{name}' needs '{need}', which no step provides; "
-                f"choose from: {', '.join(known)}."
-            )
-
-    def register(function: F) -> F:
-        registry.add(name, Term(function, needs))
+def _register(
+    registry: Registry[Term], name: str, needs: tuple[str, ...]
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        registry.add(name, Term(f"the {registry.kind} '{name}'", function, needs))
         return function
 
     return register
 
 
 @register_target("guided", needs=("null", "cond"))
-def guided_target(scores: Scores, scale: float) -> Float[Tensor, "B C H W"]:
+def guided_target(predictions: Predictions, scale: float) -> Float[Tensor, "B C H W"]:
     """e^s = e_null + s (e_y - e_null)."""
-    return guided(scores, scale)
+    return classifier_free_guidance(predictions["null"], predictions["cond"], scale)
 
 
-@register_target("cond", needs=("null", "cond"))
-def conditional_target(scores: Scores, scale: float) -> Float[Tensor, "B C H W"]:
-    """e_y, whatever the scale (perp-neg's e_y', which reads e_null, where there are negatives)."""
-    return conditional(scores)
+@register_target("cond", needs=("cond",))
+def conditional_target(predictions: Predictions, scale: float) -> Float[Tensor, "B C H W"]:
+    """e_y, whatever the scale."""
+    return predictions["cond"]
 
 
-@register_source("noise", needs=("noise",))
-def noise_source(scores: Scores) -> Float[Tensor, "B C H W"]:
+@register_source("noise", needs=())
+def noise_source(predictions: Predictions) -> Float[Tensor, "B C H W"]:
     """eps, the drawn noise: an unbiased but noisy estimate of the score of the single render."""
-    return scores.noise
+    return predictions.noise
 
 
 @register_source("critic", needs=("critic",))
-def critic_source(scores: Scores) -> Float[Tensor, "B C H W"]:
+def critic_source(predictions: Predictions) -> Float[Tensor, "B C H W"]:
     """e_phi, the critic's score of the renders' distribution."""
-    if scores.critic is None:
-        raise UserError(
-            "The source 'critic' needs the critic's prediction; pass Scores(critic=...)."
-        )
-    return scores.critic
+    return predictions["critic"]
 
 
 @register_source("zero", needs=())
-def zero_source(scores: Scores) -> Float[Tensor, "B C H W"]:
+def zero_source(predictions: Predictions) -> Float[Tensor, "B C H W"]:
     """0: the noise's expectation, in place of the noise."""
-    return torch.zeros_like(scores.x_t)
+    return torch.zeros_like(predictions.x_t)

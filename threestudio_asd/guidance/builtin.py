@@ -16,7 +16,7 @@ from threestudio_asd import host
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
 from threestudio_asd.guidance.checks import require_models
-from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.base import Teacher
 
 # Keys of threestudio that would silently do nothing -> what to do instead.
 _UNIMPLEMENTED = {
@@ -55,7 +55,7 @@ class OnASD:
     require_usable = staticmethod(require_models)
 
     @property
-    def teacher(self) -> StableDiffusionTeacher:
+    def teacher(self) -> Teacher:
         """The frozen model."""
         return self.asd.teacher
 

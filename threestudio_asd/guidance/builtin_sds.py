@@ -8,8 +8,8 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.distill.guidance import convert_threestudio_sds_scale
+from threestudio_asd.distill.noising import Views
 from threestudio_asd.guidance.builtin import OnASD, translated
-from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.pictures import captions
 from threestudio_asd.guidance.sampling import samples
 
@@ -71,28 +71,25 @@ class StableDiffusionGuidance(OnASD, host.BaseObject):
         self,
         rgb: Float[Tensor, "B H W C"],
         prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
         rgb_as_latents: bool = False,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> dict[str, Any]:
         """``loss_sds`` of one step for renders in [0, 1] (or latents), and scalars for the log.
 
         Angles in degrees. With ``guidance_eval`` also ``eval``: threestudio's pictures of what the
         teacher makes of the step, which cost up to 50 evaluations of the UNet for each item.
         """
-        view = (elevation, azimuth, camera_distances)
-        text = Conditions.of_views(prompt_utils, *view, self.cfg.view_dependent_prompting)
+        views = Views.of(batch)
+        text = self.asd.conditions(prompt_utils, views)
         perp_neg = text.negatives is not None
         scale = convert_threestudio_sds_scale(self.cfg.guidance_scale, perp_neg)
-        found = self.asd.distil(rgb, text, scale, rgb_as_latents=rgb_as_latents)
+        found = self.asd.distil(rgb, text, views, scale, rgb_as_latents)
         out = found.losses("loss_sds")
         if guidance_eval:
             n = self.cfg.max_items_eval
             shown = slice(n if n > 0 else None)
-            out["eval"] = samples(self.teacher, found.scores, text, scale, shown)
+            out["eval"] = samples(self.teacher, found.predictions, text, scale, shown)
             levels = [f"n{level:.2f}" for level in out["eval"]["noise_levels"]]
-            out["eval"]["texts"] = captions(levels, *(angle[shown] for angle in view))
+            out["eval"]["texts"] = captions(levels, *(angle[shown] for angle in views.angles))
         return out

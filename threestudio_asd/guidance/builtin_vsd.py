@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd import host
+from threestudio_asd.distill.noising import Views
 from threestudio_asd.guidance.builtin import OnASD, translated
-from threestudio_asd.guidance.conditions import Conditions
 
 
 @host.register("stable-diffusion-vsd-guidance")
@@ -62,22 +62,15 @@ class StableDiffusionVSDGuidance(OnASD, host.BaseModule):
         self,
         rgb: Float[Tensor, "B H W C"],
         prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
-        c2w: Float[Tensor, "B 4 4"] | None = None,
         rgb_as_latents: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> dict[str, Any]:
         """``loss_vsd`` and ``loss_lora`` of one step for renders in [0, 1] (or latents), and
         scalars for the log; angles in degrees."""
         if prompt_utils.use_perp_neg and not self._told:
             self._told = True
             host.info("stable-diffusion-vsd-guidance ignores use_perp_neg, as threestudio's does.")
-        view = (elevation, azimuth, camera_distances)
-        view_dependent = self.cfg.view_dependent_prompting
-        text = Conditions.of_views(prompt_utils, *view, view_dependent, perp_neg=False)
-        scale = self.cfg.guidance_scale
-        found = self.asd.distil(rgb, text, scale, mvp_mtx, c2w, rgb_as_latents)
+        views = Views.of(batch)
+        text = self.asd.conditions(prompt_utils, views, perp_neg=False)
+        found = self.asd.distil(rgb, text, views, self.cfg.guidance_scale, rgb_as_latents)
         return found.losses("loss_vsd")

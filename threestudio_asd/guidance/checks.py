@@ -1,17 +1,17 @@
 """Bad values of ``stable-diffusion-asd-guidance``'s config, told before any model is read."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from threestudio_asd import homes
+from threestudio_asd.critics.base import CRITICS
 from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained.resolve import require_model
-from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
-from threestudio_asd.teachers.weights import Checkpoint
+from threestudio_asd.teachers.base import TEACHERS
 
 CAMERAS = ("extrinsics", "mvp", "none")
 # Keys of threestudio and the fork that would silently do nothing -> what to do instead.
@@ -20,8 +20,9 @@ _UNIMPLEMENTED = {
 }
 
 
-def checked(cfg: Any, device: torch.device) -> tuple[Method, CriticSettings]:
-    """The method and the critic's settings that ``cfg`` names, for a run on ``device``.
+def checked(cfg: Any, device: torch.device) -> tuple[dict[int, Method], CriticSettings]:
+    """What ``cfg`` names for a run on ``device``: the methods, by the step at which they begin, and
+    the critic's settings.
 
     Raises:
         UserError: A value that no step could use; the message names the key.
@@ -54,7 +55,29 @@ def checked(cfg: Any, device: torch.device) -> tuple[Method, CriticSettings]:
         )
     _check_counts(cfg)
     WEIGHTINGS.get(cfg.weighting_strategy)
-    return METHODS.get(cfg.method), CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+    TEACHERS.get(cfg.teacher_type), CRITICS.get(cfg.critic_type)
+    return stages(cfg.method), CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+
+
+def stages(method: Any) -> dict[int, Method]:
+    """The rows that ``system.guidance.method`` names, by the step at which they begin.
+
+    Raises:
+        UserError: No name and no mapping of steps, one of them 0, to names.
+        NotRegisteredError: A method that nobody registered.
+    """
+    if isinstance(method, str):
+        return {0: METHODS.get(method)}
+    try:
+        rows = {int(start): METHODS.get(str(name)) for start, name in dict(method).items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"system.guidance.method is {method}; give a method's name, or names by the step at "
+            "which they begin, {0: sds, 500: asd}."
+        ) from error
+    if min(rows, default=1) != 0:
+        raise UserError(f"system.guidance.method {method} names no method for step 0; add one.")
+    return rows
 
 
 def require_models(cfg: Any) -> None:
@@ -65,17 +88,12 @@ def require_models(cfg: Any) -> None:
         UserError: A model that cannot be had or is of another kind, or a checkpoint that does not
             fit; the message says which and what to do.
     """
-    folder = require_model(cfg.pretrained_model_name_or_path)
-    other = cfg.get("pretrained_model_name_or_path_lora")
-    if other is not None and not cfg.get("single_model"):
-        require_model(other, ("unet", "scheduler"))
-    if (checkpoint := cfg.get("ckpt_path")) and homes.expanded(checkpoint).exists():
-        require_checkpoint(Checkpoint(checkpoint), folder)
+    TEACHERS.get(cfg.get("teacher_type") or "stable-diffusion").require(cfg)
 
 
-def choices(cfg: Any, method: Method) -> list[str]:
+def choices(cfg: Any, methods: Iterable[Method]) -> list[str]:
     """Where defaults leave the official code, and how to follow it; one line for each."""
-    if method.critic is None:
+    if all(method.critic is None for method in methods):
         return []
     lines = []
     if cfg.share_noise is None:

@@ -1,64 +1,114 @@
-"""What the prompt says of each view in a batch: the text side of a step."""
+"""What the prompt says of each view in a batch: the conditions of a step, by prediction."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd.distill.noising import Views
+from threestudio_asd.distill.predictions import PREDICTIONS
+from threestudio_asd.registry import Registry
+from threestudio_asd.teachers.condition import Condition
+
+Words = Callable[[Any, Views], Condition]
+#: Conditions of predictions beyond null and cond, from ``prompt_utils`` and the views.
+CONDITIONS: Registry[Words] = Registry("condition")
+
+
+def register_condition(name: str, meaning: str) -> Callable[[Words], Words]:
+    """Decorator: register ``(prompt_utils, views) -> Condition`` as how the teacher is asked for
+    the prediction ``name``; terms may read it from then on."""
+
+    def register(function: Words) -> Words:
+        PREDICTIONS.add(name, meaning)
+        CONDITIONS.add(name, function)
+        return function
+
+    return register
+
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
-    """Text embeddings of a batch.
+class Conditions(Mapping[str, Condition]):
+    """Conditions of a batch, by the name of the prediction that they ask for.
 
     Args:
-        cond: e_y's prompt, view-dependent.
-        null: The unconditional (or negative) prompt.
-        plain: The critic's prompt, the same for every view.
-        negatives: Perp-neg's K prompts for each item.
+        texts: ``cond`` (e_y's prompt, view-dependent), ``null`` (the unconditional or negative
+            prompt) and others that a method declares.
+        critic: The critic's prompt, the same for every view; with the camera if it is told.
+        negatives: Perp-neg's K prompts for each item; row b K + k belongs to item b.
         negative_weights: Their weights, with threestudio's sign (negative repels).
     """
 
-    cond: Float[Tensor, "B L D"]
-    null: Float[Tensor, "B L D"]
-    plain: Float[Tensor, "B L D"]
-    negatives: Float[Tensor, "B K L D"] | None = None
+    texts: Mapping[str, Condition]
+    critic: Condition
+    negatives: Condition | None = None
     negative_weights: Float[Tensor, "B K"] | None = None
 
     @classmethod
     def of_views(
         cls,
         prompt_utils: Any,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
+        views: Views,
         view_dependent: bool = True,
         perp_neg: bool = True,
+        names: Iterable[str] = (),
     ) -> "Conditions":
-        """From a prompt processor's output; angles in degrees.
+        """From a prompt processor's output.
 
         Args:
             perp_neg: False leaves the negatives out, whatever the prompt processor says.
+            names: What is to be asked for; those beyond null and cond are looked up.
         """
-        view, batch = (elevation, azimuth, camera_distances), len(elevation)
-        plain = prompt_utils.get_text_embeddings(*view, False)[:batch]
+        batch = len(views)
+        plain = Condition(prompt_utils.get_text_embeddings(*views.angles, False)[:batch])
+        others = {n: CONDITIONS.get(n)(prompt_utils, views) for n in names if n in CONDITIONS}
         if not (perp_neg and prompt_utils.use_perp_neg):
-            both = prompt_utils.get_text_embeddings(*view, view_dependent)
-            return cls(both[:batch], both[batch:], plain)
-        texts, weights = prompt_utils.get_text_embeddings_perp_neg(*view, view_dependent)
-        negatives = texts[2 * batch :].unflatten(0, (batch, -1))
-        return cls(texts[:batch], texts[batch : 2 * batch], plain, negatives, weights)
+            both = prompt_utils.get_text_embeddings(*views.angles, view_dependent)
+            cond, null = Condition(both[:batch]), Condition(both[batch:])
+            return cls({"null": null, "cond": cond, **others}, plain)
+        rows, weights = prompt_utils.get_text_embeddings_perp_neg(*views.angles, view_dependent)
+        cond, null = Condition(rows[:batch]), Condition(rows[batch : 2 * batch])
+        texts = {"null": null, "cond": cond, **others}
+        return cls(texts, plain, Condition(rows[2 * batch :]), weights)
 
-    def items(self, which: slice) -> "Conditions":
-        """A part of the batch."""
-        rows = vars(self).items()
-        return Conditions(**{name: x if x is None else x[which] for name, x in rows})
+    def __getitem__(self, name: str) -> Condition:
+        return self.texts[name]
 
-    def tiled(self, times: int) -> "Conditions":
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def with_camera(self, camera: Float[Tensor, "B 4 4"] | None) -> "Conditions":
+        """The same; the critic is told ``camera``."""
+        return replace(self, critic=replace(self.critic, camera=camera))
+
+    def repeat(self, times: int) -> "Conditions":
         """The whole batch ``times`` times over."""
-        return Conditions(**{name: tile(value, times) for name, value in vars(self).items()})
+        if times == 1:
+            return self
+        weights = self.negative_weights
+        return Conditions(
+            {name: text.repeat(times) for name, text in self.texts.items()},
+            self.critic.repeat(times),
+            self.negatives and self.negatives.repeat(times),
+            weights if weights is None else weights.repeat(times, 1),
+        )
 
-
-def tile(x: Tensor | None, times: int) -> Tensor | None:
-    """``x`` repeated ``times`` times along the batch; nothing stays nothing."""
-    return x if x is None or times == 1 else x.repeat(times, *[1] * (x.dim() - 1))
+    def rows(self, which: slice) -> "Conditions":
+        """A part of the batch."""
+        negatives, weights = self.negatives, self.negative_weights
+        if negatives is not None and weights is not None:
+            k = weights.shape[1]
+            index = range(len(weights))[which]
+            negatives = negatives[[b * k + j for b in index for j in range(k)]]
+            weights = weights[which]
+        return Conditions(
+            {name: text[which] for name, text in self.texts.items()},
+            self.critic[which],
+            negatives,
+            weights,
+        )

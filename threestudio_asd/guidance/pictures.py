@@ -7,41 +7,38 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.guidance import guided
-from threestudio_asd.distill.methods import Method
-from threestudio_asd.distill.schedule import to_x0
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.guidance import classifier_free_guidance
+from threestudio_asd.distill.prediction_types import to_x0
+from threestudio_asd.guidance.step import Distilled
 from threestudio_asd.teachers.base import Teacher
 
 
 @torch.no_grad()
-def pictures(
-    method: Method,
-    teacher: Teacher,
-    scores: Scores,
-    grad: Float[Tensor, "B C h w"],
-    scale: float,
-    n: int,
-) -> dict[str, Any]:
+def pictures(teacher: Teacher, found: Distilled, scale: float, n: int) -> dict[str, Any]:
     """Images (n, H, W, 3) in [0, 1] of the first ``n`` items.
 
     ``imgs_noisy``: x_t. ``imgs_1step``, ``imgs_1orig``, ``imgs_1orig_lora``: the x_0 that e_y,
-    e^s and e_phi imply, as far as the method evaluates them. ``grad``: the gradient's strength.
+    e^s and e_phi imply, as far as the method evaluates them. ``grad``: the gradient's strength, of
+    a method that has one.
     """
-    x_t, t = scores.x_t[:n], scores.t[:n]
+    said = found.predictions
+    x_t, t = said.x_t[:n].detach(), said.t[:n]
     predictions: dict[str, Tensor] = {}
-    if "cond" in method.needs:
-        predictions["imgs_1step"] = scores.cond
-    if {"cond", "null"} <= set(method.needs):
-        predictions["imgs_1orig"] = guided(scores, scale)
-    if scores.critic is not None:
-        predictions["imgs_1orig_lora"] = scores.critic
+    if "cond" in said:
+        predictions["imgs_1step"] = said["cond"]
+    if "cond" in said and "null" in said:
+        guided = classifier_free_guidance(said["null"], said["cond"], scale)
+        predictions["imgs_1orig"] = guided
+    if "critic" in said:
+        predictions["imgs_1orig_lora"] = said["critic"]
     latents = {"imgs_noisy": x_t} | {
         name: to_x0(teacher.schedule, epsilon[:n], x_t, t, "epsilon")
         for name, epsilon in predictions.items()
     }
     images = {name: teacher.decode(value).permute(0, 2, 3, 1) for name, value in latents.items()}
-    return images | {"grad": _strength(grad[:n], images["imgs_noisy"].shape[1:3])}
+    if found.grad is not None:
+        images["grad"] = _strength(found.grad[:n], images["imgs_noisy"].shape[1:3])
+    return images
 
 
 def _strength(grad: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor, "B H W 3"]:

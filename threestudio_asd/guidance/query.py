@@ -1,22 +1,25 @@
-"""Everything that a step asks of the teacher, in one call of its network without gradient."""
+"""Everything that a step asks of the teacher, in one call of its network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio_asd.distill.guidance import perp_neg
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.schedule import Times
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.condition import Condition
 
 # Perp-neg directions with smaller weights are not worth a UNet evaluation (threestudio's bound).
 _NEGLIGIBLE_WEIGHT = 1e-4
+# In the order of threestudio's batches.
+_ORDER = ("null", "cond")
 
-# What the teacher said at one noisy batch: "null" and "cond" (B, C, h, w), "negatives"
-# (B, K, C, h, w); only what was asked.
-Answer = dict[str, Tensor]
+Row = tuple[Tensor, Times, Condition]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,40 +27,42 @@ class Query:
     """Predictions wanted at one noisy batch.
 
     Args:
-        needs: Of "null" and "cond", those that are wanted. With "cond" come the negatives, where
-            the text has any: they are part of perp-neg's e_y.
+        names: Of the predictions that are wanted. Where the text has negatives, "cond" is
+            perp-neg's e_y', and they are asked about, too.
+        raw: Perp-neg projects raw predictions, as the official code's gamma term does, and not
+            guidance directions, which start at e_null.
     """
 
-    x_t: Float[Tensor, "B C h w"]
-    t: Int[Tensor, " B"]
+    noisy: NoisyBatch
     text: Conditions
-    needs: frozenset[str]
+    names: frozenset[str]
+    raw: bool = False
 
     @cached_property
-    def rows(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Name -> (x_t, t, embedding) of the evaluations that answer the query."""
-        rows = {
-            name: (self.x_t, self.t, getattr(self.text, name))
-            for name in ("null", "cond")
-            if name in self.needs
-        }
-        if self._has_negatives:
+    def rows(self) -> dict[str, Row]:
+        """Name -> (x_t, t, condition) of the evaluations that answer the query."""
+        x_t, t = self.noisy.x_t, self.noisy.t
+        names = self.names | {"null"} if self._moved and not self.raw else self.names
+        ordered = [*(n for n in _ORDER if n in names), *sorted(names - {*_ORDER})]
+        rows = {name: (x_t, t, self.text[name]) for name in ordered}
+        if self._moved:
             item, k = self._weighty
-            rows["negatives"] = (self.x_t[item], self.t[item], self.text.negatives[item, k])
+            row = item * self.text.negative_weights.shape[1] + k
+            rows["negatives"] = (x_t[item], t[item], self.text.negatives[row])
         return rows
 
-    def answer(self, predictions: dict[str, Tensor]) -> Answer:
-        """``predictions``, one for each of ``rows``, with the skipped negatives filled in by 0."""
-        if not self._has_negatives:
-            return predictions
-        shape = (*self.text.negative_weights.shape, *self.x_t.shape[1:])
-        negatives = self.x_t.new_zeros(shape)
-        negatives[self._weighty] = predictions["negatives"].to(negatives)
-        return predictions | {"negatives": negatives}
+    def answer(self, said: dict[str, Tensor]) -> "Answer":
+        """From what the network said, by ``rows``; skipped negatives are filled in by 0."""
+        if not self._moved:
+            return Answer(said)
+        weights = self.text.negative_weights
+        negatives = self.noisy.x_t.new_zeros(*weights.shape, *self.noisy.x_t.shape[1:])
+        negatives[self._weighty] = said.pop("negatives").to(negatives)
+        return Answer(said, negatives, weights)
 
     @property
-    def _has_negatives(self) -> bool:
-        return "cond" in self.needs and self.text.negatives is not None
+    def _moved(self) -> bool:
+        return "cond" in self.names and self.text.negatives is not None
 
     @cached_property
     def _weighty(self) -> tuple[Tensor, ...]:
@@ -65,12 +70,29 @@ class Query:
         return torch.nonzero(self.text.negative_weights.abs() > _NEGLIGIBLE_WEIGHT, as_tuple=True)
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the teacher said at one noisy batch; perp-neg happens here and nowhere else."""
+
+    said: dict[str, Tensor]
+    negatives: Tensor | None = None
+    negative_weights: Tensor | None = None
+
+    def predictions(self, names: Iterable[str], raw: bool = False) -> dict[str, Tensor]:
+        """``names`` as (B, C, h, w) in epsilon space; "cond" is e_y' where there are negatives."""
+        found = {name: self.said[name] for name in names}
+        if "cond" in found and self.negatives is not None:
+            origin = None if raw else self.said["null"]
+            found["cond"] = perp_neg(found["cond"], self.negatives, self.negative_weights, origin)
+        return found
+
+
 def ask(teacher: Teacher, queries: Sequence[Query]) -> list[Answer]:
     """Answer all ``queries`` with at most one call of the teacher."""
     rows = [row for query in queries for row in query.rows.values()]
     if not rows:
-        return [{} for _ in queries]
-    x_t, t, condition = (torch.cat(column) for column in zip(*rows, strict=True))
-    said = iter(teacher.epsilon(x_t, t, condition).split([len(row[1]) for row in rows]))
-    return [query.answer({name: next(said) for name in query.rows}) for query in queries]
+        return [query.answer({}) for query in queries]
+    x_t, t, conditions = zip(*rows, strict=True)
+    said = teacher.epsilon(torch.cat(x_t), torch.cat(t), Condition.concatenate(conditions))
+    parts = iter(said.split([len(times) for times in t]))
+    return [query.answer({name: next(parts) for name in query.rows}) for query in queries]

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.guidance import guided
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.guidance import classifier_free_guidance
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.predictions import Predictions
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.query import Query, ask
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
@@ -18,7 +19,7 @@ _STEPS = 50
 @torch.no_grad()
 def samples(
     teacher: StableDiffusionTeacher,
-    scores: Scores,
+    said: Predictions,
     text: Conditions,
     scale: float,
     shown: slice,
@@ -36,18 +37,19 @@ def samples(
     epsilon = {"subfolder": "scheduler", "prediction_type": "epsilon"}
     scheduler = DDIMScheduler.from_pretrained(teacher.folder, **epsilon)
     scheduler.set_timesteps(_STEPS)
-    prediction, levels, rows = guided(scores, scale), [], []
-    for b in range(len(scores.t))[shown]:
+    prediction = classifier_free_guidance(said["null"], said["cond"], scale)
+    levels, rows = [], []
+    for b in range(len(said.t))[shown]:
         item = slice(b, b + 1)
-        larger = int((scheduler.timesteps > scores.t[b].item()).sum())
+        larger = int((scheduler.timesteps > said.t[b].item()).sum())
         timesteps = scheduler.timesteps[min(larger, _STEPS - 1) :]
         levels.append(timesteps[0].item() / scheduler.config.num_train_timesteps)
-        step = scheduler.step(prediction[item], timesteps[0], scores.x_t[item], eta=1.0)
+        step = scheduler.step(prediction[item], timesteps[0], said.x_t[item], eta=1.0)
         final = step.prev_sample
         for t in timesteps[1:]:
-            said = _guided(teacher, final, t, text.items(item), scale)
-            final = scheduler.step(said, t, final, eta=1.0).prev_sample
-        rows.append((scores.x_t[item], step.prev_sample, step.pred_original_sample, final))
+            epsilon = _guided(teacher, final, t, text.rows(item), scale)
+            final = scheduler.step(epsilon, t, final, eta=1.0).prev_sample
+        rows.append((said.x_t[item], step.prev_sample, step.pred_original_sample, final))
     latents = zip(("noisy", "1step", "1orig", "final"), zip(*rows, strict=True), strict=True)
     images = {
         f"imgs_{name}": teacher.decode(torch.cat(column)).permute(0, 2, 3, 1)
@@ -61,7 +63,7 @@ def _guided(
 ) -> Float[Tensor, "1 C h w"]:
     """e^s of one item."""
     t = t.to(x_t.device).view(1)
-    (said,) = ask(teacher, [Query(x_t, t, text, frozenset({"null", "cond"}))])
-    unknown = torch.full_like(x_t, torch.nan)  # what no guidance reads
-    weights = text.negative_weights if "negatives" in said else None
-    return guided(Scores(x_t, t, unknown, **said, negative_weights=weights), scale)
+    noisy = NoisyBatch(x_t, x_t, t, x_t)  # of which x_t and t alone are asked about
+    (answer,) = ask(teacher, [Query(noisy, text, frozenset({"null", "cond"}))])
+    said = answer.predictions(("null", "cond"))
+    return classifier_free_guidance(said["null"], said["cond"], scale)

@@ -5,103 +5,96 @@ With shared draws (Algorithm 1 of arXiv:2312.00739) one ASD step costs two UNet 
 gradient, batched into one call, and one with gradient; see ``docs/method.md`` for the full table.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.critic_step import CriticSettings, CriticStep, gamma_teacher
+from threestudio_asd.critics.base import Critic
+from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
+from threestudio_asd.distill.gradient import clip_gradient, reparametrised_loss
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.methods import Method
-from threestudio_asd.distill.schedule import NoiseSchedule, to_epsilon
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, check_noisy
+from threestudio_asd.distill.prediction_types import to_epsilon
+from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.distill.timesteps import TimestepRange
+from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
-from threestudio_asd.guidance.conditions import Conditions, tile
+from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.query import Answer, Query, ask
 from threestudio_asd.teachers.base import Teacher
 
 
-@runtime_checkable
-class Critic(Protocol):
-    """What a step asks of a critic; ``LoRACritic`` is one."""
-
-    schedule: NoiseSchedule
-    prediction_type: str
-
-    def predict(
-        self, x_t: Tensor, t: Tensor, condition: Tensor, camera: Tensor | None = None
-    ) -> Tensor:
-        """The prediction in the critic's own space, differentiable in its parameters."""
-
-
 @dataclass(frozen=True, eq=False)
-class Draw:
-    """A timestep and a noise for each item of a batch (several times over, if longer)."""
+class Distilled:
+    """One step before its losses are named and weighted.
 
-    t: Int[Tensor, " N"]
-    noise: Float[Tensor, "N C h w"]
+    Args:
+        predictions: What the networks said, and at which noisy batch.
+        loss: The generator's; its gradient with respect to the latents is ``grad`` / B.
+        grad: w(t) (T - S), clipped; None for a method that states a loss.
+        critic_terms: The critic's losses by name, weighted, with gradient; empty without a critic.
+        timesteps: Between which t was drawn.
+    """
 
-
-@dataclass(frozen=True, eq=False)
-class StepResult:
-    """What a step found; ``critic_terms`` (weighted, with gradient) is empty without a critic."""
-
-    scores: Scores
+    predictions: Predictions
+    loss: Float[Tensor, ""]
+    grad: Float[Tensor, "B C h w"] | None
     critic_terms: dict[str, Tensor]
+    timesteps: TimestepRange | None = None
+
+    def losses(self, name: str) -> dict[str, Any]:
+        """The generator's loss as ``name``, the critic's as ``loss_lora``, and scalars to log."""
+        out = {name: self.loss}
+        if self.critic_terms:
+            out["loss_lora"] = sum(self.critic_terms.values())
+        if self.grad is not None:
+            out["grad_norm"] = self.grad.norm()
+        if self.timesteps is not None:
+            out |= {"min_step": self.timesteps.min_step, "max_step": self.timesteps.max_step}
+        return out
 
 
 @dataclass(frozen=True, eq=False)
-class _Noisy:
-    """The renders at one draw, with what is known of them."""
+class _Predict:
+    """A noising's questions to the teacher."""
 
-    x0: Tensor
-    x_t: Tensor
-    draw: Draw
+    teacher: Teacher
     text: Conditions
-    camera: Tensor | None
+    asks: tuple[str, ...]
 
-    @classmethod
-    def make(
-        cls,
-        schedule: NoiseSchedule,
-        x0: Tensor,
-        draw: Draw,
-        text: Conditions,
-        camera: Tensor | None,
-    ) -> "_Noisy":
-        times = len(draw.t) // len(x0)
-        x0 = tile(x0, times)
-        x_t = schedule.add_noise(x0, draw.noise, draw.t)
-        return cls(x0, x_t, draw, text.tiled(times), tile(camera, times))
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.teacher.schedule
 
-    def query(self, needs: frozenset[str]) -> Query:
-        return Query(self.x_t, self.draw.t, self.text, needs)
-
-    def scores(self, said: Answer, critic: Tensor | None) -> Scores:
-        # What no term of the method names was not evaluated: NaN reveals a term that reads it.
-        unknown = torch.full_like(self.x_t, torch.nan)
-        return Scores(
-            x_t=self.x_t,
-            t=self.draw.t,
-            noise=self.draw.noise,
-            null=said.get("null", unknown),
-            cond=said.get("cond", unknown),
-            critic=critic,
-            negatives=said.get("negatives"),
-            negative_weights=self.text.negative_weights if "negatives" in said else None,
-        )
+    @torch.no_grad()
+    def __call__(self, name: str, x_t: Tensor, t: Tensor) -> Float[Tensor, "B C h w"]:
+        if name not in self.asks:
+            raise UserError(
+                f"The noising asks for '{name}' and declares {', '.join(self.asks) or 'nothing'}; "
+                "name it where it is registered (asks=...)."
+            )
+        noisy = NoisyBatch(x_t, x_t, t, x_t)  # of which x_t and t alone are asked about
+        (answer,) = ask(self.teacher, [Query(noisy, self.text, frozenset({name}))])
+        return answer.predictions([name])[name]
 
 
 @dataclass(frozen=True, eq=False)
 class DistillationStep:
-    """A method with the networks that carry it out.
+    """A method with the networks that carry it out, and what a config says of its gradient.
 
     Args:
         critic: Required by methods that train one, ignored by others.
         settings: Of the critic's loss.
         critic_scale: Guidance of the critic from no camera to the camera; 1 is the latter.
+        weighting: Name of w(t).
+        rescale: Lin et al.'s phi of the target; 0 is off.
 
     Raises:
         UserError: A critic is missing, or its noise schedule is not the teacher's: both are asked
@@ -113,112 +106,166 @@ class DistillationStep:
     critic: Critic | None = None
     settings: CriticSettings = field(default_factory=CriticSettings)
     critic_scale: float = 1.0
+    weighting: str = "sds"
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method.critic is None:
             return
         if self.critic is None:
             raise UserError(f"Method '{self.method.name}' needs a critic; build one for the step.")
-        ours, theirs = (x.schedule.alphas_cumprod for x in (self.teacher, self.critic))
-        if ours.shape != theirs.shape or not torch.allclose(ours, theirs.to(ours)):
+        if not self.teacher.schedule.same_as(self.critic.schedule):
             raise UserError(
                 "The critic's model has another noise schedule than the teacher's; choose another "
                 "pretrained_model_name_or_path_lora, or leave it out to adapt the teacher's UNet."
             )
 
+    def noisy(
+        self, latents: Float[Tensor, "B C h w"], t: Times, views: Views, text: Conditions
+    ) -> NoisyBatch:
+        """The method's noising of the encoded renders at times ``t``."""
+        noising = NOISINGS.get(self.method.noising)
+        x0 = latents.detach() if self.method.generator_loss is None else latents
+        noisy = noising.make(x0, t, views, _Predict(self.teacher, text, noising.asks))
+        return check_noisy(noisy, noising, self.method.noising)
+
     def evaluate(
         self,
         latents: Float[Tensor, "B C h w"],
         text: Conditions,
-        camera: Float[Tensor, "B 4 4"] | None,
-        draw: Draw,
-        critic_draw: Draw | None = None,
+        noisy: NoisyBatch,
+        scale: float,
+        clip: float | None = None,
+        critic_noisy: NoisyBatch | None = None,
         hide_camera: bool = False,
-    ) -> StepResult:
-        """Evaluate teacher and critic once.
+    ) -> Distilled:
+        """Evaluate teacher and critic once, and combine.
 
         Args:
-            latents: x_0, the encoded renders (detached here).
-            camera: What the critic is told about the view; None for one that knows no cameras.
-            draw: The generator's timesteps and noise.
-            critic_draw: The critic's own, for any multiple of the batch; None shares the
+            latents: The encoded renders, with their gradient.
+            noisy: What :meth:`noisy` made of them.
+            scale: The guidance scale s.
+            clip: Each entry of the gradient is clamped to it; None leaves it as it is.
+            critic_noisy: The critic's own, for any multiple of the batch; None shares the
                 generator's, so that the critic's pass with gradient serves the generator too.
             hide_camera: Camera dropout: the critic's *training* pass does not see the camera.
         """
-        x0, schedule = latents.detach(), self.teacher.schedule
-        mine = _Noisy.make(schedule, x0, draw, text, camera)
-        needs = frozenset(self.method.needs)
+        needs = frozenset(self.method.needs) - {"critic"}
         if self.method.critic is None:
-            (said,) = ask(self.teacher, [mine.query(needs)])
-            return StepResult(mine.scores(said, None), {})
+            (answer,) = self._ask([Query(noisy, text, needs)])
+            return self._combine(latents, noisy, self._said(answer, needs), {}, scale, clip)
 
-        wanted = self._critic_needs(text)
-        if critic_draw is None:
-            critics, queries = mine, [mine.query(needs | wanted)]
+        wanted, raw = self._critic_needs, self._raw
+        shared = critic_noisy is None
+        at = noisy.detached() if critic_noisy is None else critic_noisy
+        told = text.repeat(len(at.t) // len(noisy.t))
+        if shared:
+            queries = [Query(noisy, text, needs | wanted, raw and "cond" not in needs)]
         else:
-            critics = _Noisy.make(schedule, x0, critic_draw, text, camera)
-            queries = [mine.query(needs), critics.query(wanted)]
-        said = ask(self.teacher, queries)
-        prediction = self._predict(critics, hide_camera)
-        terms = self._critic_terms(critics, prediction, said[-1])
+            queries = [Query(noisy, text, needs), Query(at, told, wanted, raw)]
+        answers = self._ask(queries)
+        prediction = self._predict(at, told, hide_camera)
+        terms = self._critic_terms(at, prediction, answers[-1])
 
-        saw_camera = camera is None or not hide_camera
-        reusable = critics is mine and saw_camera and self.critic_scale == 1.0
-        e_phi = self._e_phi(mine, prediction.detach() if reusable else None)
-        return StepResult(mine.scores(said[0], e_phi), terms)
+        saw_camera = text.critic.camera is None or not hide_camera
+        reusable = shared and saw_camera and self.critic_scale == 1.0 and not self._through
+        said = self._said(answers[0], needs)
+        said["critic"] = self._e_phi(noisy, text, prediction.detach() if reusable else None)
+        return self._combine(latents, noisy, said, terms, scale, clip)
 
     def critic_terms(
-        self,
-        latents: Float[Tensor, "B C h w"],
-        text: Conditions,
-        camera: Float[Tensor, "B 4 4"] | None,
-        draw: Draw,
-        hide_camera: bool = False,
+        self, noisy: NoisyBatch, text: Conditions, hide_camera: bool = False
     ) -> dict[str, Tensor]:
         """The critic's losses by name at one draw, of a critic that is trained more often than the
         generator; arguments as for :meth:`evaluate`."""
-        at = _Noisy.make(self.teacher.schedule, latents.detach(), draw, text, camera)
-        (said,) = ask(self.teacher, [at.query(self._critic_needs(text))])
-        return self._critic_terms(at, self._predict(at, hide_camera), said)
+        text = text.repeat(len(noisy.t) // len(text.critic))
+        (answer,) = self._ask([Query(noisy, text, self._critic_needs, self._raw)])
+        return self._critic_terms(noisy, self._predict(noisy, text, hide_camera), answer)
 
-    def _critic_needs(self, text: Conditions) -> frozenset[str]:
+    def _combine(
+        self,
+        latents: Tensor,
+        noisy: NoisyBatch,
+        said: dict[str, Tensor],
+        critic_terms: dict[str, Tensor],
+        scale: float,
+        clip: float | None,
+    ) -> Distilled:
+        predictions = Predictions(noisy, said, f"method '{self.method.name}'")
+        if self.method.generator_loss is not None:
+            loss = self.method.generator_loss(predictions, scale)
+            return Distilled(predictions, loss, None, critic_terms)
+        w = weight(self.weighting, self.teacher.schedule, noisy.t, noisy.x_t)
+        grad = clip_gradient(self.method.gradient(predictions, scale, w, self.rescale), clip)
+        return Distilled(predictions, reparametrised_loss(latents, grad), grad, critic_terms)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The teacher's predictions that the step may ask for."""
+        names = {*self.method.needs, *NOISINGS.get(self.method.noising).asks}
+        return frozenset(names | (self._critic_needs if self.method.critic else set())) - {"critic"}
+
+    @property
+    def _through(self) -> tuple[str, ...]:
+        """The predictions that the generator's loss is differentiated through."""
+        loss = self.method.generator_loss
+        return () if loss is None else loss.through
+
+    @property
+    def _critic_needs(self) -> frozenset[str]:
         """What the critic's objective asks of the teacher."""
-        if not self.method.critic.needs_teacher(self.settings):
-            return frozenset()
-        # Perp-neg across the guidance direction needs both of its ends.
-        guided = text.negatives is not None and self.settings.gamma_target == "epsilon"
-        return frozenset({"cond", "null"} if guided else {"cond"})
+        return frozenset(self.method.critic.needs(self.settings))
 
-    def _predict(self, at: _Noisy, hide_camera: bool = False) -> Tensor:
-        camera = None if hide_camera else at.camera
-        return self.critic.predict(at.x_t, at.draw.t, at.text.plain, camera)
+    @property
+    def _raw(self) -> bool:
+        """Whether the critic's e_y is moved as in the official code."""
+        return self.settings.gamma_target == "official"
 
-    def _critic_terms(self, at: _Noisy, prediction: Tensor, said: Answer) -> dict[str, Tensor]:
-        """The critic's losses by name."""
-        target = None
-        if "cond" in self._critic_needs(at.text):
-            negatives = said.get("negatives"), at.text.negative_weights
-            target = gamma_teacher(self.settings, said["cond"], said.get("null"), *negatives)
-        step = CriticStep(
-            prediction=prediction,
-            prediction_type=self.critic.prediction_type,
-            schedule=self.critic.schedule,
-            x0=at.x0,
-            noise=at.draw.noise,
-            x_t=at.x_t,
-            t=at.draw.t,
-            teacher=target,
-        )
+    def _ask(self, queries: list[Query]) -> list[Answer]:
+        with torch.set_grad_enabled(bool({*self._through} - {"critic"})):
+            return ask(self.teacher, queries)
+
+    def _said(self, answer: Answer, names: frozenset[str]) -> dict[str, Tensor]:
+        found = answer.predictions(names).items()
+        return {name: x if name in self._through else x.detach() for name, x in found}
+
+    def _predict(self, at: NoisyBatch, text: Conditions, hide_camera: bool = False) -> Tensor:
+        told = replace(text.critic, camera=None) if hide_camera else text.critic
+        return self.critic.predict(at.x_t, at.t, told)
+
+    def _critic_terms(
+        self, at: NoisyBatch, prediction: Tensor, answer: Answer
+    ) -> dict[str, Tensor]:
+        found = answer.predictions(self._critic_needs, self._raw)
+        said = {name: prediction.detach() for name, prediction in found.items()}
+        kind, schedule = self.critic.prediction_type, self.critic.schedule
+        step = CriticStep(prediction, kind, schedule, Predictions(at, said))
         return self.method.critic.terms(step, self.settings)
 
-    @torch.no_grad()
-    def _e_phi(self, at: _Noisy, prediction: Tensor | None) -> Float[Tensor, "B C h w"]:
+    def _e_phi(
+        self, at: NoisyBatch, text: Conditions, prediction: Tensor | None
+    ) -> Float[Tensor, "B C h w"]:
         """The critic's epsilon for the generator, from a pass of its own if there is none yet."""
-        if prediction is None:
-            prediction = self._predict(at)
-            if self.critic_scale != 1.0 and at.camera is not None:
-                without = self._predict(at, hide_camera=True)
-                prediction = classifier_free_guidance(without, prediction, self.critic_scale)
-        return to_epsilon(
-            self.critic.schedule, prediction, at.x_t, at.draw.t, self.critic.prediction_type
-        )
+        with _differentiable_in_inputs(self.critic, "critic" in self._through):
+            if prediction is None:
+                prediction = self._predict(at, text)
+                if self.critic_scale != 1.0 and text.critic.camera is not None:
+                    without = self._predict(at, text, hide_camera=True)
+                    prediction = classifier_free_guidance(without, prediction, self.critic_scale)
+            kind = self.critic.prediction_type
+            return to_epsilon(self.critic.schedule, prediction, at.x_t, at.t, kind)
+
+
+@contextmanager
+def _differentiable_in_inputs(critic: Any, wanted: bool) -> Iterator[None]:
+    """In the block a pass of the critic has no gradient for its weights; for its inputs if
+    ``wanted``."""
+    trained = [p for p in critic.parameters() if p.requires_grad] if wanted else []
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.set_grad_enabled(wanted):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

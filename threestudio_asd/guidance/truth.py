@@ -12,11 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd import host, tiny
+from threestudio_asd.distill.noising import Views
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.teachers.analytic import gaussian_epsilon
 from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.render import render
 
@@ -94,8 +96,6 @@ class TruthPixelsGuidance(host.BaseModule):
 class _TrueScores(Teacher):
     """Knows x_0: a condition is the true latents themselves, and e = (x_t - alpha x_0) / sigma."""
 
-    prediction_type = "epsilon"
-
     def __init__(self, codec: Teacher) -> None:
         self.codec, self.schedule = codec, codec.schedule
         self.image_size, self.latent_shape = codec.image_size, codec.latent_shape
@@ -104,19 +104,16 @@ class _TrueScores(Teacher):
         self,
         x_t: Float[Tensor, "B C h w"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        condition: Condition,
     ) -> Float[Tensor, "B C h w"]:
         nothing = x_t.new_zeros(1, 1, 1, 1)
-        return gaussian_epsilon(self.schedule, x_t, t, condition.view_as(x_t), nothing)
+        return gaussian_epsilon(self.schedule, x_t, t, condition.tokens.view_as(x_t), nothing)
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         return self.codec.encode(images)
 
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         return self.codec.decode(latents)
-
-    def embed_text(self, prompts: list[str]) -> Float[Tensor, "N L D"]:
-        raise UserError("The true score knows pictures, not prompts.")
 
 
 @host.register("truth-score-guidance")
@@ -150,7 +147,8 @@ class TruthScoreGuidance(host.BaseModule):
                 "system.guidance.pretrained_model_name_or_path to ${asd_model:tiny-shapes}."
             )
         codec.posterior = "mean"
-        self.asd.step = replace(self.asd.step, teacher=_TrueScores(codec))
+        taught = {0: replace(self.asd.step, teacher=_TrueScores(codec))}
+        self.asd.steps, self.asd.step = taught, taught[0]
 
     def forward(
         self, rgb: Float[Tensor, "B H W 3"], prompt_utils: Any, **batch: Any
@@ -160,5 +158,6 @@ class TruthScoreGuidance(host.BaseModule):
         truth = true_renders(prompt_utils.prompt, batch)
         with torch.no_grad():
             latents = self.asd.encode_images(truth.permute(0, 3, 1, 2)).flatten(2)
-        known = Conditions(latents, latents, latents)
-        return self.asd.distil(rgb, known, 1.0).losses("loss_truth")
+        known = Condition(latents)
+        text = Conditions({"null": known, "cond": known}, known)
+        return self.asd.distil(rgb, text, Views.of(batch), 1.0).losses("loss_truth")

@@ -13,18 +13,21 @@ Any (C, H, W) will do. Pixels are the latents, so ``encode`` and ``decode`` ask 
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.prediction_types import from_epsilon
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.plain import PlainTeacher
 
 
 def gaussian_epsilon(
     schedule: NoiseSchedule,
     x_t: Float[Tensor, "B C H W"],
-    t: Int[Tensor, " B"],
+    t: Times,
     mean: Float[Tensor, "#B C H W"],
     variance: Float[Tensor, "#B 1 1 1"],
 ) -> Float[Tensor, "B C H W"]:
@@ -46,7 +49,7 @@ class _AnalyticTeacher(Teacher):
     ) -> None:
         self.schedule = schedule
         self.names = list(components)
-        device = schedule.alphas_cumprod.device
+        device = schedule.device
         self.means = torch.stack([mean for mean, _ in components.values()]).to(device)
         stds = torch.tensor([std for _, std in components.values()], dtype=self.means.dtype)
         if not bool((stds >= 0).all()):
@@ -64,13 +67,13 @@ class _AnalyticTeacher(Teacher):
         """The latents themselves, clamped to [0, 1]."""
         return latents.clamp(0.0, 1.0)
 
-    def embed_text(self, prompts: list[str]) -> Float[Tensor, "N 1 K"]:
+    def embed_text(self, prompts: list[str]) -> Condition:
         """One row for each prompt; a view after the last comma ("a dot, side view") is dropped.
 
         Raises:
             UserError: A prompt that is no component's name.
         """
-        return torch.stack([self._embed(prompt) for prompt in prompts]).unsqueeze(1)
+        return Condition(torch.stack([self._embed(prompt) for prompt in prompts]).unsqueeze(1))
 
     def _embed(self, prompt: str) -> Float[Tensor, " K"]:
         if prompt == "":
@@ -112,11 +115,11 @@ class GaussianTeacher(_AnalyticTeacher):
     def epsilon(
         self,
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B 1 K"],
+        t: Times,
+        condition: Condition,
     ) -> Float[Tensor, "B C H W"]:
-        """Exact E[eps | x_t, condition]; rows of ``condition`` sum to 1."""
-        share = condition[:, 0].to(self.means)
+        """Exact E[eps | x_t, condition]; rows of ``condition`` hold shares that sum to 1."""
+        share = condition.tokens[:, 0].to(self.means)
         mean = torch.einsum("bk,kchw->bchw", share, self.means)
         variance = (share @ self.variances).view(-1, 1, 1, 1)
         return gaussian_epsilon(self.schedule, x_t, t, mean.to(x_t), variance.to(x_t))
@@ -153,28 +156,38 @@ class GaussianMixtureTeacher(_AnalyticTeacher):
     def epsilon(
         self,
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B 1 K"],
+        t: Times,
+        condition: Condition,
     ) -> Float[Tensor, "B C H W"]:
         """Exact E[eps | x_t, condition] = sum_k r_k e_k."""
         components = [
             gaussian_epsilon(self.schedule, x_t, t, mean[None], variance.view(1, 1, 1, 1))
             for mean, variance in zip(self.means.to(x_t), self.variances.to(x_t), strict=True)
         ]
-        responsibilities = self._responsibilities(x_t, t, condition[:, 0]).to(x_t)
+        responsibilities = self._responsibilities(x_t, t, condition.tokens[:, 0]).to(x_t)
         return torch.einsum("bk,bkchw->bchw", responsibilities, torch.stack(components, dim=1))
 
     def _responsibilities(
         self,
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, " B"],
+        t: Times,
         weights: Float[Tensor, "B K"],
     ) -> Float[Tensor, "B K"]:
         """p(k | x_t), from log-densities: densities underflow in many dimensions."""
         x_t = x_t.to(self.means)
-        alpha = self.schedule.alpha(t, x_t)
-        variance = (alpha**2).flatten(1) * self.variances + (1 - alpha**2).flatten(1)
+        alpha, sigma = self.schedule.alpha(t, x_t), self.schedule.sigma(t, x_t)
+        variance = (alpha**2).flatten(1) * self.variances + (sigma**2).flatten(1)
         distance = (x_t[:, None] - alpha[:, None] * self.means).square().flatten(2).sum(dim=2)
         dimension = self.means[0].numel()
         log_density = -0.5 * (distance / variance + dimension * variance.log())
         return (weights.to(self.means).log() + log_density).softmax(dim=1)
+
+
+def stating(teacher: Teacher, prediction_type: str) -> PlainTeacher:
+    """``teacher`` as a network that states ``prediction_type``: the same model in another space."""
+
+    def function(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        epsilon = teacher.epsilon(x_t, t, condition)
+        return from_epsilon(teacher.schedule, epsilon, x_t, t, prediction_type)
+
+    return PlainTeacher(function, teacher.latent_shape, teacher.schedule, prediction_type)

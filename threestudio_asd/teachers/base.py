@@ -1,57 +1,82 @@
-"""What a frozen diffusion model must offer to be distilled.
+"""What a frozen diffusion model must offer to be distilled, and where it is looked up.
 
-Epsilon, v and x_0 networks meet one contract here: above it, every teacher speaks epsilon.
+Epsilon, v, x_0 and flow networks meet one contract here: above it, every teacher speaks epsilon.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.registry import Registry
+from threestudio_asd.teachers.condition import Condition
 
 
-class Teacher(ABC):
-    """A frozen, text-conditioned diffusion model on latents of one size.
+@runtime_checkable
+class Teacher(Protocol):
+    """A frozen, conditional diffusion or flow model on latents of one size.
 
     Not a ``torch.nn.Module``: a system that holds a teacher neither trains nor saves it.
 
     Attributes:
         schedule: Its noise schedule, on the teacher's device.
-        prediction_type: What the wrapped network states natively (``"epsilon"``,
-            ``"v_prediction"`` or ``"sample"``); ``epsilon`` converts it.
         image_size: Native side length in pixels, the size that ``encode`` expects.
         latent_shape: (C, h, w) of one latent.
+        views_at_once: How many views of one scene it takes as a group that shares t; 1 if it knows
+            single pictures. Batches must be multiples of it.
     """
 
     schedule: NoiseSchedule
-    prediction_type: str
     image_size: int
     latent_shape: tuple[int, int, int]
+    views_at_once: int = 1
 
-    @abstractmethod
     def epsilon(
-        self,
-        x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        self, x_t: Float[Tensor, "B C h w"], t: Times, condition: Condition
     ) -> Float[Tensor, "B C h w"]:
         """The predicted noise, without guidance and without any critic.
 
         Args:
             x_t: alpha_t x_0 + sigma_t eps.
-            t: Timesteps in [0, T).
-            condition: Rows of ``embed_text``; that of ``""`` is the unconditional one.
+            t: Times of the schedule.
         """
 
-    @abstractmethod
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] with H = W = ``image_size``; differentiable."""
 
-    @abstractmethod
     def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1] of latents."""
 
-    @abstractmethod
-    def embed_text(self, prompts: list[str]) -> Float[Tensor, "N L D"]:
-        """One embedding for each prompt; ``""`` is the unconditional prompt."""
+
+@dataclass(frozen=True)
+class TeacherType:
+    """A kind of teacher.
+
+    Args:
+        build: ``(cfg, device) -> Teacher``; ``cfg`` is the config of the guidance that asks, its
+            ``teacher`` the options that are the builder's own.
+        require: ``(cfg)``, asked before anything is written or read: raises UserError if what
+            ``cfg`` names cannot be had.
+    """
+
+    build: Callable[[Any, torch.device], Teacher]
+    require: Callable[[Any], None] = lambda cfg: None
+
+
+TEACHERS: Registry[TeacherType] = Registry("teacher_type")
+
+
+def register_teacher(
+    name: str, require: Callable[[Any], None] = lambda cfg: None
+) -> Callable[[Callable[..., Teacher]], Callable[..., Teacher]]:
+    """Decorator: register ``(cfg, device) -> Teacher`` under ``name``; see :class:`TeacherType`."""
+
+    def register(build: Callable[..., Teacher]) -> Callable[..., Teacher]:
+        TEACHERS.add(name, TeacherType(build, require))
+        return build
+
+    return register

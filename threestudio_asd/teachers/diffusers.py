@@ -2,18 +2,21 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch
-from threestudio_asd.pretrained.resolve import resolve_model
+from threestudio_asd.pretrained.resolve import require_model, resolve_model
 from threestudio_asd.pretrained.text_encoder import TEXT_COMPONENTS, TextEncoder
-from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.teachers.base import Teacher, register_teacher
 from threestudio_asd.teachers.cache import read_once
+from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
@@ -103,21 +106,10 @@ class StableDiffusionTeacher(Teacher):
         self,
         x_t: Float[Tensor, "B C h w"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        condition: Condition,
     ) -> Float[Tensor, "B C h w"]:
         """The predicted noise, float32, at any latent size; not within ``critic.attached()``."""
         return self.net.epsilon(x_t, t, condition)
-
-    def epsilon_many(
-        self,
-        x_t: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        conditions: Float[Tensor, "K B L D"],
-    ) -> Float[Tensor, "K B C h w"]:
-        """The noise under K conditions (null, prompt, negatives), in one call of the UNet."""
-        k = conditions.shape[0]
-        epsilon = self.epsilon(x_t.repeat(k, 1, 1, 1), t.repeat(k), conditions.flatten(0, 1))
-        return epsilon.unflatten(0, (k, -1))
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents, float32, of images in [0, 1] of any size; differentiable.
@@ -155,11 +147,41 @@ class StableDiffusionTeacher(Teacher):
             images = map_batch(decode, latents.to(self.vae.dtype))
         return (images.float() / 2.0 + 0.5).clamp(0.0, 1.0)
 
-    def embed_text(self, prompts: list[str]) -> Float[Tensor, "N L D"]:
+    def embed_text(self, prompts: list[str]) -> Condition:
         """Text embeddings, float32; the text encoder is loaded on first use and kept."""
-        return self._text_encoder(prompts)
+        return Condition(self._text_encoder(prompts))
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         folder = resolve_model(self.folder, TEXT_COMPONENTS)
-        return TextEncoder(folder, self.schedule.alphas_cumprod.device)
+        return TextEncoder(folder, self.schedule.device)
+
+
+def require_stable_diffusion(cfg: Any) -> None:
+    """Whether the models that the guidance config ``cfg`` names can be taught from: asked before
+    anything is written, without reading or downloading weights.
+
+    Raises:
+        UserError: A model that cannot be had or is of another kind, or a checkpoint that does not
+            fit; the message says which and what to do.
+    """
+    folder = require_model(cfg.pretrained_model_name_or_path)
+    other = cfg.get("pretrained_model_name_or_path_lora")
+    if other is not None and not cfg.get("single_model"):
+        require_model(other, ("unet", "scheduler"))
+    if (checkpoint := cfg.get("ckpt_path")) and homes.expanded(checkpoint).exists():
+        require_checkpoint(Checkpoint(checkpoint), folder)
+
+
+@register_teacher("stable-diffusion", require_stable_diffusion)
+def stable_diffusion(cfg: Any, device: torch.device) -> StableDiffusionTeacher:
+    """The model that ``pretrained_model_name_or_path`` names, in half precision on CUDA unless the
+    config says otherwise."""
+    half = cfg.half_precision_weights and device.type == "cuda"
+    return StableDiffusionTeacher.from_pretrained(
+        cfg.pretrained_model_name_or_path,
+        dtype="fp16" if half else "fp32",
+        device=device,
+        checkpoint=cfg.ckpt_path,
+        lora=cfg.LoRA_path,
+    )

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from threestudio_asd.distill.schedule import NoiseSchedule, check_prediction_type, to_epsilon
+from threestudio_asd.distill.prediction_types import check_prediction_type, to_epsilon
+from threestudio_asd.distill.schedule import DiscreteSchedule, NoiseSchedule
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch, trained
 from threestudio_asd.pretrained.resolve import resolve_model
 from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.lora.fuse import fuse_lora
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.weights import Checkpoint, load_part
@@ -88,7 +90,7 @@ class FrozenUNet:
             scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"The scheduler of {folder} cannot be read: {error}") from error
-        schedule = NoiseSchedule(scheduler.alphas_cumprod).to(device)
+        schedule = DiscreteSchedule(scheduler.alphas_cumprod).to(device)
         return cls(unet.to(device), schedule, scheduler.config.prediction_type)
 
     @property
@@ -111,7 +113,7 @@ class FrozenUNet:
         self,
         x_t: Float[Tensor, "B C h w"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        condition: Condition,
         class_labels: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """The network's own prediction, in float32; differentiable with respect to its inputs.
@@ -119,12 +121,12 @@ class FrozenUNet:
         It runs in the precision of its weights, inside an autocast region too.
         """
 
-        def run(x_t: Tensor, t: Tensor, condition: Tensor, labels: Tensor | None = None) -> Tensor:
-            return self.unet(x_t, t, encoder_hidden_states=condition, class_labels=labels).sample
+        def run(x_t: Tensor, t: Tensor, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
+            return self.unet(x_t, t, encoder_hidden_states=tokens, class_labels=labels).sample
 
         self.evaluated["rows"] += len(x_t)
         with torch.autocast(x_t.device.type, enabled=False):
-            rows = [x_t.to(self.dtype), t, condition.to(self.dtype)]
+            rows = [x_t.to(self.dtype), t, condition.tokens.to(self.dtype)]
             rows += [] if class_labels is None else [class_labels]
             call = self.recorder.of(run, largest_piece(*rows), tuple(self.worn))
             # The parameters that are trained are those of a critic's adapter.
@@ -134,7 +136,7 @@ class FrozenUNet:
         self,
         x_t: Float[Tensor, "B C h w"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B L D"],
+        condition: Condition,
         class_labels: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """The prediction as epsilon, in float32."""

@@ -8,10 +8,14 @@ megabyte, so that whatever runs on it runs on Stable Diffusion.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from threestudio_asd.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 #: Words that the generated vocabulary holds as single tokens; others are spelled letter by letter.
 WORDS = (
@@ -48,7 +52,7 @@ def write_random_sd(
     vocabulary = _write_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = _unet(sample_size, tuple(widths), text_width)
+        unet = random_unet(sample_size, widths, text_width)
         vae = _vae(8 * sample_size)
         text_encoder = _text_encoder(text_width, vocabulary)
     noise = getattr(diffusers, scheduler)(
@@ -68,20 +72,34 @@ def write_random_sd(
     return folder
 
 
-def _unet(sample_size: int, widths: tuple[int, ...], text_width: int):
+def random_unet(
+    sample_size: int = 8,
+    widths: Sequence[int] = (16, 32),
+    text_width: int = 24,
+    **settings: Any,
+) -> "UNet2DConditionModel":
+    """The UNet of such a model, its weights drawn from torch's global generator.
+
+    Args:
+        sample_size: The latents' side.
+        widths: Channels per level, multiples of 8; the last level has no attention.
+        text_width: The text embedding's.
+        settings: Others of diffusers' ``UNet2DConditionModel``, in place of the model's, too.
+    """
     from diffusers import UNet2DConditionModel
 
     plain = len(widths) - 1
-    return UNet2DConditionModel(
-        sample_size=sample_size,
-        block_out_channels=widths,
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D",) * plain + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * plain,
-        cross_attention_dim=text_width,
-        attention_head_dim=4,
-    )
+    model = {
+        "sample_size": sample_size,
+        "block_out_channels": tuple(widths),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "down_block_types": ("CrossAttnDownBlock2D",) * plain + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * plain,
+        "cross_attention_dim": text_width,
+        "attention_head_dim": 4,
+    }
+    return UNet2DConditionModel(**{**model, **settings})
 
 
 def _vae(image_size: int):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.lora import change
+from threestudio_asd.teachers.lora.names import LayerNames, is_text
 from threestudio_asd.teachers.lora.reading import (
     SUPPORTED,
     by_layer,

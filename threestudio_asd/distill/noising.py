@@ -1,0 +1,156 @@
+"""From clean latents to the noisy batch that the networks are asked about: a column of the table.
+
+A noising is ``(x0, t, views, predict) -> NoisyBatch``. ``predict(name, x_t, t)`` is what the
+teacher says, without gradient, at latents of the noising's own making, and ``predict.schedule`` its
+forward process. Register your own in any file that is imported before its method is looked up::
+
+    @register_noising("antithetic")
+    def antithetic(x0, t, views, predict):
+        half = torch.randn_like(x0[: len(x0) // 2])
+        return NoisyBatch.of(predict.schedule, x0, t, torch.cat([half, -half]))
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.errors import UserError
+from threestudio_asd.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """The cameras of a batch, as far as a method may ask for them.
+
+    Args:
+        elevation, azimuth: In degrees.
+        camera_distances: From the origin.
+        c2w: Camera to world.
+        mvp_mtx: World to clip coordinates.
+    """
+
+    elevation: Float[Tensor, " B"]
+    azimuth: Float[Tensor, " B"]
+    camera_distances: Float[Tensor, " B"]
+    c2w: Float[Tensor, "B 4 4"] | None = None
+    mvp_mtx: Float[Tensor, "B 4 4"] | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any]) -> "Views":
+        """From threestudio's batch of cameras."""
+        names = ("elevation", "azimuth", "camera_distances")
+        return cls(*(batch[name] for name in names), batch.get("c2w"), batch.get("mvp_mtx"))
+
+    def __len__(self) -> int:
+        return len(self.elevation)
+
+    @property
+    def angles(self) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Elevation, azimuth and distance: what chooses the words of a view."""
+        return self.elevation, self.azimuth, self.camera_distances
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyBatch:
+    """Renders at one draw of time and noise.
+
+    Args:
+        x0: Clean latents.
+        x_t: alpha_t x_0 + sigma_t noise, or what a noising has in its place.
+        t: Times.
+        noise: The eps of x_t.
+        extras: What a noising found besides, by the names that it declared (``adds``); terms read
+            them as they read predictions.
+    """
+
+    x0: Float[Tensor, "B C H W"]
+    x_t: Float[Tensor, "B C H W"]
+    t: Times
+    noise: Float[Tensor, "B C H W"]
+    extras: Mapping[str, Float[Tensor, "B C H W"]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        schedule: NoiseSchedule,
+        x0: Float[Tensor, "B C H W"],
+        t: Times,
+        noise: Float[Tensor, "B C H W"],
+    ) -> "NoisyBatch":
+        """x_t = alpha_t x_0 + sigma_t noise."""
+        return cls(x0, schedule.add_noise(x0, noise, t), t, noise)
+
+    def detached(self) -> "NoisyBatch":
+        """The same values without a gradient to the renders."""
+        extras = {name: extra.detach() for name, extra in self.extras.items()}
+        x0, x_t = self.x0.detach(), self.x_t.detach()
+        return NoisyBatch(x0, x_t, self.t, self.noise.detach(), extras)
+
+
+@runtime_checkable
+class Predict(Protocol):
+    """A question to the teacher."""
+
+    schedule: NoiseSchedule
+
+    def __call__(
+        self, name: str, x_t: Float[Tensor, "B C H W"], t: Times
+    ) -> Float[Tensor, "B C H W"]:
+        """The prediction ``name`` (``null``, ``cond``, ...) as epsilon."""
+
+
+Noise = Callable[[Tensor, Tensor, Views, Predict], NoisyBatch]
+
+
+@dataclass(frozen=True)
+class Noising:
+    """A registered noising.
+
+    Args:
+        make: The function.
+        asks: Names that it hands to ``predict``.
+        adds: Names of the extras that it finds.
+    """
+
+    make: Noise
+    asks: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
+
+
+NOISINGS: Registry[Noising] = Registry("noising")
+
+
+def register_noising(
+    name: str, asks: tuple[str, ...] = (), adds: tuple[str, ...] = ()
+) -> Callable[[Noise], Noise]:
+    """Decorator: register a noising under ``name``; see :class:`Noising`."""
+
+    def register(function: Noise) -> Noise:
+        NOISINGS.add(name, Noising(function, asks, adds))
+        return function
+
+    return register
+
+
+@register_noising("gaussian")
+def gaussian(x0: Float[Tensor, "B C H W"], t: Times, views: Views, predict: Predict) -> NoisyBatch:
+    """Fresh noise for every item, as in training a diffusion model."""
+    return NoisyBatch.of(predict.schedule, x0, t, torch.randn_like(x0))
+
+
+def check_noisy(noisy: NoisyBatch, noising: Noising, name: str) -> NoisyBatch:
+    """``noisy``, which a user's function may have made; raises UserError if an extra that it
+    declared is missing or its latents have another shape."""
+    if missing := [extra for extra in noising.adds if extra not in noisy.extras]:
+        raise UserError(f"The noising '{name}' declares {', '.join(missing)} and did not add it.")
+    if noisy.x_t.shape != noisy.x0.shape or len(noisy.t) != len(noisy.x0):
+        raise UserError(
+            f"The noising '{name}' made x_t of shape {tuple(noisy.x_t.shape)} and {len(noisy.t)} "
+            f"times of x_0 of shape {tuple(noisy.x0.shape)}."
+        )
+    return noisy

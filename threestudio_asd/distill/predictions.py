@@ -1,0 +1,86 @@
+"""What the networks said about one noisy batch: the input of every term of every method."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.schedule import Times
+from threestudio_asd.errors import UserError
+from threestudio_asd.registry import Registry
+
+#: The predictions that a step can be asked for, and what they are. Guidance modules know how.
+PREDICTIONS: Registry[str] = Registry("prediction")
+PREDICTIONS.add("null", "e_null, the teacher without a prompt (or with the negative one)")
+PREDICTIONS.add("cond", "e_y, the teacher with the (view-dependent) prompt; with perp-neg, e_y'")
+PREDICTIONS.add("critic", "e_phi, where the method has a critic")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions(Mapping[str, Tensor]):
+    """Predictions by name, all in epsilon space, each (B, C, H, W).
+
+    What a method declares is there and nothing else: another name is a UserError that says so.
+
+    Args:
+        noisy: The batch that they are about; its extras are found by name, too.
+        said: The predictions.
+        reader: Who reads, for the message.
+
+    Example:
+        >>> predictions["cond"] - predictions["null"]
+    """
+
+    noisy: NoisyBatch
+    said: Mapping[str, Float[Tensor, "B C H W"]]
+    reader: str = "this step"
+
+    @property
+    def x_t(self) -> Float[Tensor, "B C H W"]:
+        """The noisy latents."""
+        return self.noisy.x_t
+
+    @property
+    def t(self) -> Times:
+        """Their times."""
+        return self.noisy.t
+
+    @property
+    def noise(self) -> Float[Tensor, "B C H W"]:
+        """The eps that was drawn."""
+        return self.noisy.noise
+
+    def __getitem__(self, name: str) -> Float[Tensor, "B C H W"]:
+        for values in (self.said, self.noisy.extras):
+            if name in values:
+                return values[name]
+        raise UserError(
+            f"There is no prediction '{name}' for {self.reader}, which declares "
+            f"{', '.join(self) or 'none'}; name it where it is registered (needs=...)."
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.said or name in self.noisy.extras
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.said, *self.noisy.extras))
+
+    def __len__(self) -> int:
+        return len(self.said) + len(self.noisy.extras)
+
+    def limited(self, names: Iterable[str], reader: str) -> "Predictions":
+        """What ``reader`` declared to read, alone."""
+        said = {name: self[name] for name in names if name not in self.noisy.extras}
+        return Predictions(self.noisy, said, reader)
+
+
+def check_names(names: Iterable[str], reader: str, also: Iterable[str] = ()) -> None:
+    """Raises UserError if one of ``names`` is no prediction and not one of ``also``."""
+    known = [*PREDICTIONS, *also]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{reader} needs '{name}', which no step provides; choose from: {', '.join(known)}."
+            )
