@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from threestudio_asd.tiny.render import camera_rays, fixed_views, render
+from threestudio_asd.tiny.render import fixed_views, render
 from threestudio_asd.tiny.scenes import COLORS
 
 
@@ -19,11 +19,11 @@ def view(name, shade="red", azimuth=0.0, elevation=0.0, **kwargs):
 
 
 def test_azimuth_zero_looks_from_plus_x_and_z_is_up():
-    position, directions = camera_rays(one(0), one(0), one(2.5), one(45), 64)
-    torch.testing.assert_close(position, torch.tensor([[2.5, 0.0, 0.0]]))
-    assert directions[0, 0, 32, 2] > 0 > directions[0, -1, 32, 2]
-    # Looking along -x with z up, the right of the picture is +y.
-    assert directions[0, 32, -1, 1] > 0 > directions[0, 32, 0, 1]
+    """A sphere's normals: +x in the middle, +y at the right of the picture, +z at its top."""
+    normals = 2 * view("sphere", normal_map=True)[0][0] - 1
+    assert normals[:, 32, 32].argmax() == 0
+    assert normals[1, 32, 50] > 0.5 > -0.5 > normals[1, 32, 14]
+    assert normals[2, 14, 32] > 0.5 > -0.5 > normals[2, 50, 32]
 
 
 def test_a_sphere_covers_its_analytic_disc():

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from threestudio_asd.scene.cameras import camera_rays, look_at, orbit_positions
 from threestudio_asd.tiny.scenes import color, normal, sdf
 
 FIXED_AZIMUTHS = tuple(range(0, 360, 45))
@@ -19,29 +20,6 @@ EVAL_SIZE = 64
 EVAL_GREY = 0.5
 
 Batch = Float[Tensor, "B"]
-
-
-def camera_rays(
-    azimuth: Batch, elevation: Batch, distance: Batch, fovy: Batch, size: int
-) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B size size 3"]]:
-    """Origins and unit directions of pixel-centre rays looking at the origin; degrees."""
-    az, el, fov = (torch.deg2rad(x) for x in (azimuth, elevation, fovy))
-    position = distance[:, None] * torch.stack(
-        (el.cos() * az.cos(), el.cos() * az.sin(), el.sin()), dim=-1
-    )
-    forward = -torch.nn.functional.normalize(position, dim=-1)
-    world_up = forward.new_tensor([0.0, 0.0, 1.0]).expand_as(forward)
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, world_up), dim=-1)
-    up = torch.linalg.cross(right, forward)
-    half = torch.tan(fov / 2)[:, None, None, None]
-    grid = (torch.arange(size, device=forward.device) + 0.5) / size * 2 - 1
-    y, x = torch.meshgrid(-grid, grid, indexing="ij")
-    directions = (
-        forward[:, None, None]
-        + half * x[None, ..., None] * right[:, None, None]
-        + half * y[None, ..., None] * up[:, None, None]
-    )
-    return position, torch.nn.functional.normalize(directions, dim=-1)
 
 
 def sphere_trace(
@@ -87,10 +65,13 @@ def render(
     ``normal_map`` gives world-space normals as ``(n + 1) / 2`` on black, threestudio's rasteriser
     convention. ``light_offset`` moves the head light away from the camera (scene units).
     """
-    position, directions = camera_rays(azimuth, elevation, distance, fovy, size * supersample)
+    position = orbit_positions(elevation, azimuth, distance)
+    up = position.new_tensor([0.0, 0.0, 1.0]).expand_as(position)
+    c2w = look_at(position, torch.zeros_like(position), up)
+    hi = size * supersample
+    rays = camera_rays(c2w, torch.deg2rad(fovy), hi, hi)
+    flat_o, flat_d = (x.reshape(-1, 3) for x in rays)
     count = len(position)
-    flat_d = directions.reshape(-1, 3)
-    flat_o = position[:, None].expand(count, flat_d.shape[0] // count, 3).reshape(-1, 3)
     mask, points = sphere_trace(name, flat_o, flat_d)
     surface = points[mask]
     n = normal(name, surface)
@@ -105,7 +86,6 @@ def render(
         shaded = color(name, color_name, surface) * shade[:, None]
     image = background[:, None].expand(count, flat_d.shape[0] // count, 3).reshape(-1, 3).clone()
     image[mask] = shaded
-    hi = size * supersample
     image = image.reshape(count, hi, hi, 3).permute(0, 3, 1, 2)
     coverage = mask.reshape(count, 1, hi, hi).float()
     pool = torch.nn.functional.avg_pool2d
