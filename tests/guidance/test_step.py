@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from kit import unet_teacher
 
 from threestudio_asd.critics.base import Critic
 from threestudio_asd.critics.lora import LoRACritic
@@ -25,7 +26,6 @@ from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.step import DistillationStep
 from threestudio_asd.teachers.analytic import GaussianTeacher, gaussian_epsilon
 from threestudio_asd.teachers.condition import Condition
-from threestudio_asd.teachers.plain import PlainTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
 SCHEDULE = DiscreteSchedule.scaled_linear()
@@ -57,9 +57,7 @@ def make_net(kind="epsilon", seed=0):
 
 
 def make_teacher(kind="epsilon"):
-    """A UNet without autoencoder: all that a step asks of a teacher."""
-    net = make_net(kind)
-    return PlainTeacher(net.epsilon, SHAPE, net.schedule)
+    return unet_teacher(make_net(kind))
 
 
 def make_step(method=ASD, teacher="epsilon", critic="epsilon", **cfg):

@@ -5,21 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import ENCODING, MLP
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import registry
 from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
 from threestudio_asd.studio.models.geometry.implicit_volume import NORMAL_TYPES, ImplicitVolume
-
-ENCODING = {
-    "otype": "HashGrid",
-    "n_levels": 4,
-    "n_features_per_level": 2,
-    "log2_hashmap_size": 12,
-    "base_resolution": 4,
-    "per_level_scale": 1.5,
-}
-MLP = {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 16, "n_hidden_layers": 1}
 
 
 def volume(**cfg) -> ImplicitVolume:

@@ -5,21 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import ENCODING
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.models.activations import ACTIVATIONS, get_activation
 from threestudio_asd.studio.models.networks import VanillaMLP, get_encoding, get_mlp
 
-GRID = {
-    "otype": "HashGrid",
-    "n_levels": 4,
-    "n_features_per_level": 2,
-    "log2_hashmap_size": 12,
-    "base_resolution": 4,
-    "per_level_scale": 1.5,
-}
 PROGRESSIVE = {
-    **GRID,
+    **ENCODING,
     "otype": "ProgressiveBandHashGrid",
     "start_level": 1,
     "start_step": 10,
@@ -33,7 +26,7 @@ def points():
 
 
 def test_hash_grid(points):
-    encoding = get_encoding(3, GRID)
+    encoding = get_encoding(3, ENCODING)
     features = encoding(points)
     assert encoding.n_output_dims == 8 and features.shape == (50, 8)
     features.sum().backward()
@@ -41,7 +34,7 @@ def test_hash_grid(points):
 
 
 def test_include_xyz_puts_the_scaled_points_first(points):
-    encoding = get_encoding(3, {**GRID, "include_xyz": True})
+    encoding = get_encoding(3, {**ENCODING, "include_xyz": True})
     features = encoding(points)
     assert encoding.n_output_dims == 11
     torch.testing.assert_close(features[:, :3], 2 * points - 1)
@@ -126,8 +119,8 @@ def test_truncated_exp_bounds_its_gradient():
     ("config", "words"),
     [
         ({"otype": "Frequency"}, "HashGrid"),
-        ({**GRID, "n_level": 4}, "n_level"),
-        ({**GRID, "interpolation": "Smoothstep"}, "Linear"),
+        ({**ENCODING, "n_level": 4}, "n_level"),
+        ({**ENCODING, "interpolation": "Smoothstep"}, "Linear"),
         ({**PROGRESSIVE, "update_steps": 0}, "update_steps"),
         ({"otype": "SphericalHarmonics", "degree": 7}, "degree"),
     ],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import NETWORKS
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio import registry
@@ -20,17 +21,6 @@ from threestudio_asd.studio.models.renderer.nerf_volume_renderer import NeRFVolu
 IMAGES = {"comp_rgb": 3, "comp_rgb_fg": 3, "comp_rgb_bg": 3, "opacity": 1, "depth": 1}
 SAMPLES = {"weights": 1, "t_points": 1, "t_intervals": 1, "t_dirs": 3, "points": 3}
 RADIUS = 0.5
-SMALL = {
-    "pos_encoding_config": {
-        "otype": "HashGrid",
-        "n_levels": 4,
-        "n_features_per_level": 2,
-        "log2_hashmap_size": 12,
-        "base_resolution": 4,
-        "per_level_scale": 1.5,
-    },
-    "mlp_network_config": {"otype": "VanillaMLP", "n_neurons": 16, "n_hidden_layers": 1},
-}
 
 
 class SolidBall(BaseImplicitGeometry):
@@ -223,12 +213,14 @@ def test_few_samples_are_evaluated_once_and_pruned_afterwards(monkeypatch):
     for most in (0, 2**20):
         monkeypatch.setattr(nerf_volume_renderer, "SHADED_AT_ONCE", most)
         torch.manual_seed(0)
-        geometry = ImplicitVolume({**SMALL, "density_blob_scale": 40.0})
+        geometry = ImplicitVolume({**NETWORKS, "density_blob_scale": 40.0})
         out = renderer(geometry, randomized=False)(**batch)
         loss = out["comp_rgb"].square().sum() + out["weights"].square().sum()
         results.append((out, torch.autograd.grad(loss, [*geometry.parameters()])))
     (before, before_grads), (after, after_grads) = results
-    grid = renderer(ImplicitVolume(SMALL), prune_alpha_threshold=False, randomized=False)(**batch)
+    grid = renderer(ImplicitVolume(NETWORKS), prune_alpha_threshold=False, randomized=False)(
+        **batch
+    )
     assert len(before["points"]) < len(grid["points"])
     assert torch.equal(before["points"], after["points"])
     assert before.keys() == after.keys()
@@ -251,7 +243,7 @@ def test_empty_scene_keeps_the_background_and_its_gradients():
 
 
 def test_empty_volume_gives_zero_gradients_not_none():
-    geometry = ImplicitVolume({**SMALL, "density_bias": -100.0})
+    geometry = ImplicitVolume({**NETWORKS, "density_bias": -100.0})
     out = renderer(geometry)(**views())
     out["comp_rgb"].sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in geometry.parameters())
@@ -260,7 +252,7 @@ def test_empty_volume_gives_zero_gradients_not_none():
 @pytest.mark.parametrize("key", ["comp_rgb", "opacity", "depth", "z_variance"])
 def test_gradients_reach_the_volume(key):
     torch.manual_seed(0)
-    geometry = ImplicitVolume({**SMALL, "density_blob_std": 0.3})
+    geometry = ImplicitVolume({**NETWORKS, "density_blob_std": 0.3})
     draw = renderer(geometry, material=NoMaterial())
     draw(**views())[key].square().sum().backward()
     assert geometry.encoding.encoding.encoding is not None
@@ -271,7 +263,7 @@ def test_gradients_reach_the_volume(key):
 
 
 def test_parts_belong_to_the_system_but_the_grid_to_the_renderer():
-    draw = renderer(ImplicitVolume(SMALL))
+    draw = renderer(ImplicitVolume(NETWORKS))
     assert not list(draw.parameters())
     assert "estimator.occs" in draw.state_dict()
     other = SolidBall()

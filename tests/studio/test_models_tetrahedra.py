@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from kit import NETWORKS
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.scene.formats import to_trimesh
@@ -20,17 +21,6 @@ from threestudio_asd.studio import registry
 from threestudio_asd.studio.models.geometry.base import BaseImplicitGeometry
 from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
 from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
-
-ENCODING = {
-    "otype": "HashGrid",
-    "n_levels": 4,
-    "n_features_per_level": 2,
-    "log2_hashmap_size": 12,
-    "base_resolution": 4,
-    "per_level_scale": 1.5,
-}
-MLP = {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 16, "n_hidden_layers": 1}
-NETWORKS = {"pos_encoding_config": ENCODING, "mlp_network_config": MLP}
 
 
 def grid(**cfg) -> TetrahedraSDFGrid:
