@@ -29,7 +29,7 @@ DEMO = (
 # An extension: the process sends itself a signal with its first checkpoint.
 AFTER_THE_FIRST_CHECKPOINT = """
 import os, signal
-from threestudio_asd.studio import trainer
+from threestudio_asd.studio.run import trainer
 
 save = trainer.save_atomically
 

@@ -18,7 +18,7 @@ def test_threads_are_counted_on_a_cpu():
 # In a process of its own: one that has freed much memory reuses it, and its peak stays.
 STRETCHES = """
 import torch
-from threestudio_asd.compare import machine
+from threestudio_asd.compare.run import machine
 for megabytes in (400, 1):
     machine.forget_peak_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
