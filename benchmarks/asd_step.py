@@ -14,6 +14,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import diffusers
 import torch
@@ -21,27 +22,16 @@ from report import hardware, write
 from torch import Tensor
 
 from threestudio_asd.critics.lora import LoRACritic
-from threestudio_asd.distill import ASD, CriticSettings, NoiseSchedule, weight
+from threestudio_asd.distill import ASD, CriticSettings, DiscreteSchedule, NoisyBatch
 from threestudio_asd.guidance.conditions import Conditions
-from threestudio_asd.guidance.step import DistillationStep, Draw
-from threestudio_asd.teachers.base import Teacher
+from threestudio_asd.guidance.step import DistillationStep
+from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.plain import PlainTeacher
 from threestudio_asd.teachers.unet import DTYPES, FrozenUNet
 
 #: Share of the steps that hide the camera from the critic's training (LoRACritic's default).
 DROPOUT = 0.1
 SCALE, GAMMA = 7.5, -0.75
-
-
-class UNetTeacher(Teacher):
-    """The UNet alone; neither side encodes anything."""
-
-    def __init__(self, net: FrozenUNet) -> None:
-        self.net, self.schedule, self.prediction_type = net, net.schedule, net.prediction_type
-
-    def epsilon(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return self.net.epsilon(x_t, t, condition)
-
-    encode = decode = embed_text = None
 
 
 def new_unet(kind: str, device: str) -> torch.nn.Module:
@@ -74,7 +64,7 @@ def new_cases(unet: str, device: str, dtype: str) -> "dict[str, Case]":
     """``plain`` and ``perp_neg``, on the same networks with random weights."""
     torch.manual_seed(0)
     network = new_unet(unet, device).to(device, DTYPES[dtype])
-    net = FrozenUNet(network, NoiseSchedule.scaled_linear().to(device))
+    net = FrozenUNet(network, DiscreteSchedule.scaled_linear().to(device))
     critic = LoRACritic(net)
     return {name: Case(net, critic, name == "perp_neg") for name in ("plain", "perp_neg")}
 
@@ -85,30 +75,31 @@ class Case:
     def __init__(self, net: FrozenUNet, critic: LoRACritic, perp_neg: bool) -> None:
         device = net.device
         width, negatives = net.unet.config.cross_attention_dim, 2 if perp_neg else 0
-        self.teacher, self.critic, self.perp_neg = UNetTeacher(net), critic, perp_neg
+        self.teacher = PlainTeacher(net.epsilon, net.latent_shape, net.schedule)
+        self.critic = critic
         self.step = DistillationStep(ASD, self.teacher, critic, CriticSettings(GAMMA))
         self.latents = torch.randn(1, *net.latent_shape, device=device)
         self.camera = torch.randn(1, 4, 4, device=device)
-        cond, null, plain = torch.randn(3, 1, 77, width, device=device)
+        cond, null, plain = (Condition(row) for row in torch.randn(3, 1, 77, width, device=device))
         extra = {}
         if perp_neg:
-            extra["negatives"] = torch.randn(1, negatives, 77, width, device=device)
+            extra["negatives"] = Condition(torch.randn(negatives, 77, width, device=device))
             extra["negative_weights"] = -torch.ones(1, negatives, device=device)
-        self.text = Conditions(cond, null, plain, **extra)
+        text = Conditions({"cond": cond, "null": null}, plain, **extra)
+        self.text = text.with_camera(self.camera)
 
-    def draw(self) -> Draw:
+    def draw(self) -> NoisyBatch:
         t = torch.randint(20, 981, (1,), device=self.latents.device)
-        return Draw(t, torch.randn_like(self.latents))
+        noise = torch.randn_like(self.latents)
+        return NoisyBatch.of(self.teacher.schedule, self.latents, t, noise)
 
     def shared(self, hide_camera: bool = False) -> None:
         """Our step: 2 + 1 evaluations; 4 + 1 with perp-neg; one more where the camera hides."""
         self.critic.zero_grad()
-        result = self.step.evaluate(
-            self.latents, self.text, self.camera, self.draw(), hide_camera=hide_camera
+        found = self.step.evaluate(
+            *(self.latents, self.text, self.draw(), SCALE), hide_camera=hide_camera
         )
-        scores = result.scores
-        ASD.gradient(scores, SCALE, weight("sds", self.teacher.schedule, scores.t, scores.x_t))
-        sum(result.critic_terms.values()).backward()
+        sum(found.critic_terms.values()).backward()
 
     def hidden(self) -> None:
         self.shared(hide_camera=True)
@@ -120,23 +111,21 @@ class Case:
         """
         self.critic.zero_grad()
         text, mine, critics = self.text, self.draw(), self.draw()
-        negatives = text.negatives[0].split(1) if self.perp_neg else ()
+        told, plain = text.critic, replace(text.critic, camera=torch.zeros_like(self.camera))
+        negatives = [] if text.negatives is None else [text.negatives]
         with torch.no_grad():
-            x_t = self.teacher.schedule.add_noise(self.latents, mine.noise, mine.t)
-            self._ask(x_t, mine.t, (text.cond, text.null, *negatives))
-            cameras = torch.cat((self.camera, torch.zeros_like(self.camera)))
-            self.critic.predict(
-                x_t.repeat(2, 1, 1, 1), mine.t.repeat(2), text.plain.repeat(2, 1, 1), cameras
-            )
-            x_t = self.teacher.schedule.add_noise(self.latents, critics.noise, critics.t)
-            target = self._ask(x_t, critics.t, (text.cond, *negatives))[:1]
-        prediction = self.critic.predict(x_t, critics.t, text.plain, self.camera)
+            self._ask(mine, [text["cond"], text["null"], *negatives])
+            both = Condition.concatenate([told, plain])
+            self.critic.predict(mine.x_t.repeat(2, 1, 1, 1), mine.t.repeat(2), both)
+            target = self._ask(critics, [text["cond"], *negatives])[:1]
+        prediction = self.critic.predict(critics.x_t, critics.t, told)
         mse = torch.nn.functional.mse_loss
         (mse(prediction, critics.noise) + GAMMA * mse(prediction, target)).backward()
 
-    def _ask(self, x_t: Tensor, t: Tensor, conditions: tuple[Tensor, ...]) -> Tensor:
-        n = len(conditions)
-        return self.teacher.epsilon(x_t.repeat(n, 1, 1, 1), t.repeat(n), torch.cat(conditions))
+    def _ask(self, noisy: NoisyBatch, conditions: list[Condition]) -> Tensor:
+        told = Condition.concatenate(conditions)
+        n = len(told)
+        return self.teacher.epsilon(noisy.x_t.repeat(n, 1, 1, 1), noisy.t.repeat(n), told)
 
 
 Name = tuple[str, str]

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,8 +111,8 @@ def through_the_networks(teacher, critic, pieces, threads):
     images = torch.rand(rows, 3, 64, 64, requires_grad=True)
     camera, t = torch.randn(rows, 4, 4), torch.randint(1000, (rows,))
     with splitting(pieces, threads):
-        text = teacher.embed_text(["a red mug"]).expand(rows, -1, -1)
-        out = critic.predict(teacher.encode(images), t, text, camera)
+        text = replace(teacher.embed_text(["a red mug"] * rows), camera=camera)
+        out = critic.predict(teacher.encode(images), t, text)
         return out, *torch.autograd.grad(out.square().sum(), (images, *critic.parameters()))
 
 

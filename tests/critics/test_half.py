@@ -10,6 +10,7 @@ from torch import nn
 from threestudio_asd.critics import half, lora
 from threestudio_asd.critics.half import call_scaled
 from threestudio_asd.critics.lora import LoRACritic
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import write_random_sd
 
@@ -44,15 +45,16 @@ def critic_in(folder):
 def inputs():
     torch.manual_seed(2)
     x_t, condition = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 24)
-    return x_t.half().float(), torch.tensor([100, 700]), condition.half().float(), torch.eye(4)
+    told = Condition(condition.half().float(), camera=torch.eye(4).expand(2, 4, 4))
+    return x_t.half().float(), torch.tensor([100, 700]), told
 
 
 def gradients(critic, inputs, size, plain=False):
     """By kind, those of ``size`` times the mean squared error, over ``size``."""
-    x_t, t, condition, camera = inputs
+    x_t, t, condition = inputs
     x_t = x_t.clone().requires_grad_()
     critic.zero_grad()
-    prediction = critic.predict(x_t, t, condition, camera.expand(2, 4, 4))
+    prediction = critic.predict(x_t, t, condition)
     noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(3))
     (size * (prediction - noise).square().mean()).backward()
     found = {"x_t": x_t.grad.double() / size}
@@ -83,11 +85,11 @@ def test_without_scaling_they_are_not(critic_in, inputs, monkeypatch):
 
 
 def test_the_prediction_is_that_of_a_plain_call(critic_in, inputs):
-    critic, (x_t, t, condition, camera) = critic_in(torch.float16), inputs
-    scaled = critic.predict(x_t, t, condition, camera.expand(2, 4, 4))
+    critic, (x_t, t, condition) = critic_in(torch.float16), inputs
+    scaled = critic.predict(x_t, t, condition)
     assert scaled.requires_grad
     with torch.no_grad():
-        assert torch.equal(critic.predict(x_t, t, condition, camera.expand(2, 4, 4)), scaled)
+        assert torch.equal(critic.predict(x_t, t, condition), scaled)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,31 +1,24 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from threestudio_asd.critics.lora import ATTENTION_LAYERS, RESNET_LAYERS, LoRACritic
-from threestudio_asd.distill.schedule import NoiseSchedule, from_epsilon
+from threestudio_asd.distill.prediction_types import from_epsilon
+from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.unet import FrozenUNet
+from threestudio_asd.tiny.random_sd import random_unet
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 B, L, D = 2, 5, 24
 
 
 def make_unet(seed: int = 0, **changes) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(seed)
-    settings = {
-        "sample_size": 8,
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "norm_num_groups": 8,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "cross_attention_dim": D,
-        "attention_head_dim": 4,
-    }
-    return UNet2DConditionModel(**(settings | changes))
+    return random_unet(text_width=D, **changes)
 
 
 def make_net() -> FrozenUNet:
@@ -35,7 +28,7 @@ def make_net() -> FrozenUNet:
 @pytest.fixture
 def inputs():
     torch.manual_seed(7)
-    return torch.randn(B, 4, 8, 8), torch.tensor([30, 900]), torch.randn(B, L, D)
+    return torch.randn(B, 4, 8, 8), torch.tensor([30, 900]), Condition(torch.randn(B, L, D))
 
 
 @pytest.fixture
@@ -44,11 +37,17 @@ def camera():
     return torch.randn(B, 4, 4)
 
 
+def seen(inputs, camera):
+    """The same inputs, with the camera."""
+    x_t, t, condition = inputs
+    return x_t, t, replace(condition, camera=camera)
+
+
 def train(critic: LoRACritic, inputs, camera=None, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
-        critic.predict(*inputs, camera).square().mean().backward()
+        critic.predict(*seen(inputs, camera)).square().mean().backward()
         optimizer.step()
 
 
@@ -58,12 +57,12 @@ def test_the_detached_unet_is_the_teacher_to_the_last_bit(inputs, camera):
         before = net.epsilon(*inputs)
         critic = LoRACritic(net, target_modules=ATTENTION_LAYERS + RESNET_LAYERS)
         assert torch.equal(net.epsilon(*inputs), before)
-        critic.predict(*inputs, camera)
+        critic.predict(*seen(inputs, camera))
         assert torch.equal(net.epsilon(*inputs), before)
     train(critic, inputs, camera)
     with torch.no_grad():
         assert torch.equal(net.epsilon(*inputs), before)
-        assert not torch.allclose(critic.predict(*inputs, camera), before, atol=1e-3)
+        assert not torch.allclose(critic.predict(*seen(inputs, camera)), before, atol=1e-3)
         with pytest.raises(RuntimeError, match="on purpose"), critic.attached():
             assert not torch.equal(net.predict(*inputs, class_labels=camera.flatten(1)), before)
             raise RuntimeError("on purpose")
@@ -109,7 +108,7 @@ def test_only_the_critic_is_trained_and_saved(inputs, camera):
 
 def test_the_backward_pass_may_come_after_other_predictions(inputs, camera):
     critic = LoRACritic(make_net())
-    prediction = critic.predict(*inputs, camera)
+    prediction = critic.predict(*seen(inputs, camera))
     with torch.no_grad():
         critic.net.predict(*inputs)
     prediction.square().sum().backward()
@@ -121,8 +120,8 @@ def test_a_checkpoint_restores_the_critic(inputs, camera):
     train(critic, inputs, camera)
     other.load_state_dict(critic.state_dict())
     with torch.no_grad():
-        expected = critic.predict(*inputs, camera)
-        assert torch.equal(other.predict(*inputs, camera), expected)
+        expected = critic.predict(*seen(inputs, camera))
+        assert torch.equal(other.predict(*seen(inputs, camera)), expected)
 
 
 def test_two_critics_share_one_unet(inputs, camera):
@@ -130,14 +129,14 @@ def test_two_critics_share_one_unet(inputs, camera):
     first = LoRACritic(net, name="first")
     train(first, inputs, camera)
     with torch.no_grad():
-        expected = first.predict(*inputs, camera)
+        expected = first.predict(*seen(inputs, camera))
     second = LoRACritic(net, name="second", target_modules=ATTENTION_LAYERS + RESNET_LAYERS)
     assert all(p.requires_grad for critic in (first, second) for p in critic.parameters())
     train(second, inputs, camera)
     with torch.no_grad():
-        assert torch.equal(first.predict(*inputs, camera), expected)
+        assert torch.equal(first.predict(*seen(inputs, camera)), expected)
         with first.attached():
-            assert not torch.allclose(second.predict(*inputs, camera), expected)
+            assert not torch.allclose(second.predict(*seen(inputs, camera)), expected)
             labels = camera.flatten(1)
             assert torch.equal(net.predict(*inputs, class_labels=labels), expected)
     with pytest.raises(UserError, match="already"):
@@ -167,10 +166,9 @@ def test_the_camera_matters_only_when_given(inputs, camera):
     critic = LoRACritic(make_net())
     assert critic.camera.mlp.linear_2.out_features == 64  # the UNet's, not Stable Diffusion's 1280
     with torch.no_grad():
-        with_camera = critic.predict(*inputs, camera)
-        assert torch.equal(critic.predict(*inputs, camera.flatten(1)), with_camera)
+        with_camera = critic.predict(*seen(inputs, camera))
         hidden = critic.predict(*inputs)
-        assert torch.equal(critic.predict(*inputs, torch.zeros_like(camera)), hidden)
+        assert torch.equal(critic.predict(*seen(inputs, torch.zeros_like(camera))), hidden)
         assert not torch.allclose(with_camera, hidden)
 
 
@@ -185,7 +183,7 @@ def test_camera_dropout_hides_a_tenth_of_the_batches():
 
 def test_wrong_uses_say_what_to_do(inputs, camera):
     with pytest.raises(UserError, match="camera=True"):
-        LoRACritic(make_net(), camera=False).predict(*inputs, camera)
+        LoRACritic(make_net(), camera=False).predict(*seen(inputs, camera))
     with pytest.raises(UserError, match="nothing_like_it"):
         LoRACritic(make_net(), target_modules=("nothing_like_it",))
     with pytest.raises(UserError, match="class embedding"):
@@ -200,7 +198,7 @@ def test_on_a_half_precision_unet_the_critic_stays_in_single(inputs, camera, dty
     critic = LoRACritic(net)
     assert all(p.dtype == torch.float32 for p in critic.parameters())
     train(critic, inputs, camera)
-    prediction = critic.predict(*inputs, camera)
+    prediction = critic.predict(*seen(inputs, camera))
     assert prediction.dtype == torch.float32 and prediction.isfinite().all()
     assert net.dtype == dtype
 
@@ -208,7 +206,7 @@ def test_on_a_half_precision_unet_the_critic_stays_in_single(inputs, camera, dty
 def test_one_prediction_is_one_unet_evaluation(inputs, camera):
     net, calls = make_net(), []
     net.unet.register_forward_hook(lambda *_: calls.append(1))
-    LoRACritic(net).epsilon(*inputs, camera)
+    LoRACritic(net).epsilon(*seen(inputs, camera))
     assert len(calls) == 1
 
 
@@ -236,7 +234,7 @@ def test_prediction_types_do_not_change_the_epsilons(inputs, camera, teacher_typ
         teacher, adapted = net(0, teacher_type), net(1, critic_type)
         critic = LoRACritic(adapted)
         with torch.no_grad():
-            return teacher.epsilon(*inputs) - critic.epsilon(*inputs, camera)
+            return teacher.epsilon(*inputs) - critic.epsilon(*seen(inputs, camera))
 
     torch.testing.assert_close(
         difference(teacher_type, critic_type),

@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from threestudio_asd.critics.lora import LoRACritic
 from threestudio_asd.critics.memory import training_bytes
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.teachers.unet import FrozenUNet
 
 RANK, TEXT = 4, 1024
@@ -28,7 +28,7 @@ def critic():
             use_linear_projection=True,
             upcast_attention=True,
         )
-    net = FrozenUNet(unet.to(torch.bfloat16), NoiseSchedule.scaled_linear(), "v_prediction")
+    net = FrozenUNet(unet.to(torch.bfloat16), DiscreteSchedule.scaled_linear(), "v_prediction")
     return LoRACritic(net, rank=RANK)
 
 

@@ -1,15 +1,19 @@
 """What a user's own file may add, and what it is told when it goes wrong."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from threestudio_asd.distill import critic, methods, terms, weighting
+from threestudio_asd.distill import critic, losses, methods, noising, terms, weighting
 from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
-from threestudio_asd.distill.schedule import NoiseSchedule
-from threestudio_asd.distill.scores import Scores
+from threestudio_asd.distill.noising import NoisyBatch, Views
+from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import AlreadyRegisteredError, NotRegisteredError, UserError
+from threestudio_asd.teachers.analytic import gaussian_epsilon
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 SHAPE = (3, 2, 2)
 
 # CSD's classifier term (Yu et al. 2023, arXiv:2310.19415) and a critic with the L1 norm.
@@ -17,15 +21,15 @@ USER_FILE = """
 from threestudio_asd.distill import Method, register_method, register_source
 
 @register_source("null", needs=("null",))
-def null(scores):
-    return scores.null
+def null(predictions):
+    return predictions["null"]
 
 register_method(Method("csd", "cond", "null", None, paper="arXiv:2310.19415"))
 """
 USER_CRITIC = """
 from threestudio_asd.distill import *
 
-@register_critic_objective("robust", needs_teacher=lambda settings: True)
+@register_critic_objective("robust", needs=lambda settings: ("cond",))
 def robust(step, settings):
     denoise = (step.prediction - denoise_target(step)).abs().mean()
     repel = (step.prediction - gamma_target(step, settings.gamma_target)).abs().mean()
@@ -33,75 +37,172 @@ def robust(step, settings):
 
 register_method(Method("robust-asd", "guided", "critic", "robust", paper="ours"))
 """
+USER_NOISING = """
+from threestudio_asd.distill import *
+
+@register_noising("ddim", asks=("null",), adds=("before",))
+def ddim(x0, t, views, predict):
+    schedule, s = predict.schedule, t // 2
+    x_s = schedule.add_noise(x0, torch.zeros_like(x0), s)
+    eps = predict("null", x_s, s)
+    x_t = schedule.add_noise(to_x0(schedule, eps, x_s, s, "epsilon"), eps, t)
+    return NoisyBatch(x0, x_t, t, eps, {"before": x_s})
+"""
+REGISTRIES = (
+    critic.CRITIC_OBJECTIVES,
+    losses.LOSSES,
+    methods.METHODS,
+    noising.NOISINGS,
+    terms.SOURCES,
+    terms.TARGETS,
+    weighting.WEIGHTINGS,
+)
 
 
 @pytest.fixture(autouse=True)
 def _forget_registrations(monkeypatch):
-    registries = (
-        critic.CRITIC_OBJECTIVES,
-        methods.METHODS,
-        terms.SOURCES,
-        terms.TARGETS,
-        weighting.WEIGHTINGS,
-    )
-    for registry in registries:
+    for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
-def test_a_source_term_from_a_users_file():
+@pytest.fixture
+def noisy():
+    x0, noise = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    return NoisyBatch.of(SCHEDULE, x0, torch.tensor([100, 900]), noise)
+
+
+def test_a_source_term_from_a_users_file(noisy):
     """CSD is SDS / s in the limit of a large scale."""
     exec(USER_FILE, {})
     csd = methods.METHODS.get("csd")
-    x_t, noise, null, cond = torch.randn(4, 2, *SHAPE, dtype=torch.float64)
-    t = torch.tensor([100, 900])
-    scores = Scores(x_t, t, noise, null, cond)
-    w = weighting.weight("uniform", SCHEDULE, t, x_t)
+    null, cond = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    said = Predictions(noisy, {"null": null, "cond": cond})
+    w = weighting.weight("uniform", SCHEDULE, noisy.t, noisy.x_t)
     assert csd.critic is None
     torch.testing.assert_close(
-        methods.SDS.gradient(scores, 1e8, w) / 1e8,
-        csd.gradient(scores, 1.0, w),
+        methods.SDS.gradient(said, 1e8, w) / 1e8,
+        csd.gradient(said, 1.0, w),
         rtol=1e-5,
         atol=1e-6,
     )
 
 
-def test_a_critic_objective_from_a_users_file():
+def test_a_critic_objective_from_a_users_file(noisy):
     exec(USER_CRITIC, {})
     method = methods.METHODS.get("robust-asd")
-    x0, noise, e_y, prediction = torch.randn(4, 2, *SHAPE)
-    t = torch.tensor([100, 900])
-    step = CriticStep(
-        prediction, "epsilon", SCHEDULE, x0, noise, SCHEDULE.add_noise(x0, noise, t), t, e_y
-    )
+    e_y, prediction = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    step = CriticStep(prediction, "epsilon", SCHEDULE, Predictions(noisy, {"cond": e_y}))
     loss = sum(method.critic.terms(step, CriticSettings(-0.5)).values())
-    expected = (prediction - noise).abs().mean() - 0.5 * (prediction - e_y).abs().mean()
+    expected = (prediction - noisy.noise).abs().mean() - 0.5 * (prediction - e_y).abs().mean()
     torch.testing.assert_close(loss, expected)
-    assert method.critic.needs_teacher(CriticSettings())
+    assert method.critic.needs(CriticSettings()) == ("cond",)
+
+
+def test_a_noising_from_a_users_file_inverts_a_step():
+    """With renders x_0 and a teacher that knows their mean exactly, DDIM's step has a closed form."""
+    exec(USER_NOISING, {"torch": torch})
+    row = noising.NOISINGS.get("ddim")
+    mean, variance = torch.randn(1, *SHAPE), torch.full((1, 1, 1, 1), 0.3)
+
+    class Predict:
+        schedule = SCHEDULE
+
+        def __call__(self, name, x_t, t):
+            assert name == "null"
+            return gaussian_epsilon(SCHEDULE, x_t, t, mean, variance)
+
+    x0, t, views = torch.randn(2, *SHAPE), torch.tensor([200, 800]), Views(*torch.rand(3, 2))
+    found = noising.check_noisy(row.make(x0, t, views, Predict()), row, "ddim")
+    s = t // 2
+    alpha, sigma = SCHEDULE.alpha(s, x0), SCHEDULE.sigma(s, x0)
+    x_s = alpha * x0
+    eps = sigma * (x_s - alpha * mean) / (alpha**2 * variance + sigma**2)
+    x_t = SCHEDULE.alpha(t, x0) * (x_s - sigma * eps) / alpha + SCHEDULE.sigma(t, x0) * eps
+    torch.testing.assert_close(found.x_t, x_t, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.extras["before"], x_s)
+
+
+def test_a_noising_gives_what_it_declared_in_the_latents_shape(noisy):
+    row = noising.Noising(lambda *_: noisy, adds=("kappa",))
+    with pytest.raises(UserError, match="'mine' declares kappa and did not add it"):
+        noising.check_noisy(noisy, row, "mine")
+    with pytest.raises(UserError, match=r"x_t of shape \(1, 3, 2, 2\)"):
+        noising.check_noisy(
+            replace(noisy, x_t=noisy.x_t[:1]), noising.NOISINGS.get("gaussian"), "g"
+        )
+
+
+def test_a_loss_may_be_a_gradient_written_out(noisy):
+    """0.5 |x_0 - stop(x_0 - grad)|^2, as the loss of a row, pushes as the row of terms does."""
+    null, cond = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    w = weighting.weight("sds", SCHEDULE, noisy.t, noisy.x_t)
+
+    @losses.register_loss("sds", needs=("null", "cond"))
+    def sds(predictions, scale):
+        grad = methods.SDS.gradient(predictions, scale, w)
+        x0 = predictions.noisy.x0
+        return 0.5 * (x0 - (x0 - grad).detach()).square().sum(dim=(1, 2, 3))
+
+    x0 = noisy.x0.clone().requires_grad_()
+    row = methods.Method("sds-loss", None, None, None, paper="none", loss="sds")
+    said = Predictions(replace(noisy, x0=x0), {"null": null, "cond": cond})
+    row.generator_loss(said, 7.5).backward()
+    torch.testing.assert_close(x0.grad, methods.SDS.gradient(said, 7.5, w) / 2)
+    with pytest.raises(UserError, match="one loss for each of 2 items"):
+        losses.GeneratorLoss("it", lambda p, s: p["cond"].sum(), ("cond",))(said, 1.0)
 
 
 def test_a_weighting_from_a_users_file():
-    weighting.register_weighting("half")(lambda abar: 0 * abar + 0.5)
+    weighting.register_weighting("half")(lambda signal, noise: 0 * signal + 0.5)
     w = weighting.weight("half", SCHEDULE, torch.tensor([3]), torch.zeros(1))
     assert w.flatten().tolist() == [0.5]
 
 
 def test_names_are_unique_and_unknown_ones_are_answered_with_the_known():
-    for registry in (critic.CRITIC_OBJECTIVES, methods.METHODS, terms.SOURCES, terms.TARGETS):
+    for registry in REGISTRIES:
         known = ", ".join(registry)
         with pytest.raises(NotRegisteredError, match=f"Unknown {registry.kind} 'x'.*: {known}"):
             registry.get("x")
     with pytest.raises(AlreadyRegisteredError, match="source term 'noise'"):
-        terms.register_source("noise", needs=())(lambda scores: scores.noise)
+        terms.register_source("noise", needs=())(lambda said: said.noise)
     with pytest.raises(AlreadyRegisteredError, match="target term 'guided'"):
-        terms.register_target("guided", needs=())(lambda scores, scale: scores.null)
+        terms.register_target("guided", needs=())(lambda said, scale: said["null"])
     with pytest.raises(AlreadyRegisteredError, match="critic objective 'asd'"):
         critic.register_critic_objective("asd")(lambda step, settings: {})
     with pytest.raises(AlreadyRegisteredError, match="weighting strategy 'sds'"):
-        weighting.register_weighting("sds")(lambda abar: abar)
+        weighting.register_weighting("sds")(lambda signal, noise: noise)
     with pytest.raises(AlreadyRegisteredError, match="method 'sds'"):
         methods.register_method(methods.SDS)
 
 
-def test_needs_must_be_fields_of_scores():
-    with pytest.raises(UserError, match=r"needs 'e_null'.*cond, critic"):
-        terms.register_source("mine", needs=("e_null",))
+def test_a_method_says_what_it_reads():
+    terms.register_source("mine", needs=("e_null",))(lambda said: said["e_null"])
+    with pytest.raises(
+        UserError, match=r"'x': the source term 'mine' needs 'e_null'.*cond, critic"
+    ):
+        methods.Method("x", "guided", "mine", None, paper="none")
+    with pytest.raises(UserError, match="a target and a source, or a loss"):
+        methods.Method("x", "guided", None, None, paper="none")
+    with pytest.raises(UserError, match="a target and a source, or a loss"):
+        methods.Method("x", None, None, None, paper="none")
+    with pytest.raises(UserError, match=r"through cond, which it does not read"):
+        losses.register_loss("x", needs=("null",), through=("cond",))
+
+
+def test_reading_what_was_not_declared_names_term_and_prediction(noisy):
+    terms.register_source("sly", needs=("null",))(lambda said: said["cond"])
+    row = methods.Method("sly", "guided", "sly", None, paper="none")
+    null, cond = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    said = Predictions(noisy, {"null": null, "cond": cond})
+    with pytest.raises(UserError, match="no prediction 'cond' for the source term 'sly'.*null"):
+        row.gradient(said, 1.0, weighting.weight("sds", SCHEDULE, noisy.t, noisy.x_t))
+
+
+def test_extras_are_read_like_predictions(noisy):
+    with_extra = replace(noisy, extras={"before": noisy.x0})
+    said = Predictions(with_extra, {"null": noisy.x_t})
+    assert set(said) == {"null", "before"} and len(said) == 2 and "before" in said
+    limited = said.limited(("before",), "me")
+    assert torch.equal(limited["before"], noisy.x0)
+    with pytest.raises(UserError, match="no prediction 'null' for me"):
+        limited["null"]

@@ -1,21 +1,25 @@
 """Schedule and prediction types: round trips, and agreement with diffusers."""
 
+import itertools
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from threestudio_asd.distill.schedule import (
+from threestudio_asd.distill.prediction_types import (
     PREDICTION_TYPES,
-    NoiseSchedule,
+    converted,
     from_epsilon,
+    stated,
     to_epsilon,
     to_x0,
 )
+from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import WEIGHTINGS, weight
 from threestudio_asd.errors import UserError
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 T = torch.tensor([0, 1, 20, 250, 500, 750, 980, 999])
 
 
@@ -40,22 +44,65 @@ def test_signal_and_noise_share_the_unit_of_power(batch):
     x0, _, _ = batch
     power = SCHEDULE.alpha(T, x0) ** 2 + SCHEDULE.sigma(T, x0) ** 2
     torch.testing.assert_close(power, torch.ones(len(T), 1, 1, 1))
-    torch.testing.assert_close(SCHEDULE.alpha(T, x0) ** 2, SCHEDULE.abar(T, x0))
+    torch.testing.assert_close(SCHEDULE.signal(T).flatten(), SCHEDULE.alphas_cumprod[T])
 
 
-@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_every_prediction_type_says_the_same(prediction_type, batch):
-    x0, noise, x_t = (value.double() for value in batch)
-    schedule = NoiseSchedule(SCHEDULE.alphas_cumprod.double())
-    x_t = schedule.add_noise(x0, noise, T)
-    alpha, sigma = schedule.alpha(T, x0), schedule.sigma(T, x0)
-    prediction = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x0, "sample": x0}[
-        prediction_type
-    ]
-    arguments = (x_t, T, prediction_type)
-    torch.testing.assert_close(from_epsilon(schedule, noise, *arguments), prediction)
-    torch.testing.assert_close(to_epsilon(schedule, prediction, *arguments), noise)
-    torch.testing.assert_close(to_x0(schedule, prediction, *arguments), x0)
+FLOW = FlowSchedule()
+DOUBLE = DiscreteSchedule(SCHEDULE.alphas_cumprod.double())
+LEVELS = {"discrete": (DOUBLE, T), "flow": (FLOW, torch.linspace(0.01, 0.99, len(T)).double())}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("kind", "wanted"), itertools.product(PREDICTION_TYPES, repeat=2))
+def test_every_prediction_type_says_the_same(kind, wanted, level, batch):
+    schedule, t = LEVELS[level]
+    x0, noise = (value.double() for value in batch[:2])
+    x_t = schedule.add_noise(x0, noise, t)
+    alpha, sigma = schedule.alpha(t, x0), schedule.sigma(t, x0)
+    said = {
+        "epsilon": noise,
+        "v_prediction": alpha * noise - sigma * x0,
+        "sample": x0,
+        "flow_prediction": noise - x0,
+    }
+    torch.testing.assert_close(stated(schedule, x0, noise, t, kind), said[kind])
+    found = converted(schedule, said[kind], x_t, t, kind, wanted)
+    torch.testing.assert_close(found, said[wanted])
+    torch.testing.assert_close(to_epsilon(schedule, said[kind], x_t, t, kind), noise)
+    torch.testing.assert_close(to_x0(schedule, said[kind], x_t, t, kind), x0)
+
+
+def test_a_flow_is_a_straight_line():
+    t, like = torch.tensor([0.0, 0.25, 1.0]), torch.zeros(1)
+    assert FLOW.alpha(t, like).flatten().tolist() == [1.0, 0.75, 0.0]
+    assert FLOW.sigma(t, like).flatten().tolist() == [0.0, 0.25, 1.0]
+    x0, noise = torch.randn(2, 3, 4, 2, 2)
+    x_t = FLOW.add_noise(x0, noise, t)
+    torch.testing.assert_close(x_t[1], 0.75 * x0[1] + 0.25 * noise[1])
+    counted = FlowSchedule(1000.0)
+    torch.testing.assert_close(counted.add_noise(x0, noise, 1000 * t), x_t)
+    assert counted.between(0.02, 0.98) == TimestepRange(20.0, 980.0)
+    assert FLOW.same_as(FlowSchedule()) and not FLOW.same_as(counted)
+    assert not FLOW.same_as(SCHEDULE) and not SCHEDULE.same_as(FLOW)
+    assert FLOW.to("meta").device.type == "meta" and FLOW.device.type == "cpu"
+
+
+def test_pure_noise_is_legal_for_a_flow():
+    """At t = 1 a velocity still says all of x_0; an epsilon says nothing, and stays finite."""
+    x0, noise = torch.randn(2, 2, 4, 3, 5)
+    t = torch.ones(2)
+    x_t = FLOW.add_noise(x0, noise, t)
+    torch.testing.assert_close(to_x0(FLOW, noise - x0, x_t, t, "flow_prediction"), x0)
+    torch.testing.assert_close(to_epsilon(FLOW, noise - x0, x_t, t, "flow_prediction"), noise)
+    assert to_x0(FLOW, noise, x_t, t, "epsilon").isfinite().all()
+    assert weight("asd", FLOW, t, x0).isfinite().all()
+
+
+def test_times_of_a_flow_are_drawn_between_the_edges():
+    times = FLOW.between(0.1, 0.6).sample(2000)
+    assert times.dtype == torch.float32 and 0.1 <= times.min() < 0.11 and 0.59 < times.max() <= 0.6
+    with pytest.raises(UserError, match=r"fractions in \[0, 1\]"):
+        FLOW.between(0.0, 1.5)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -84,7 +131,7 @@ def test_bad_schedules_and_names_are_refused():
         ([0.0, 0.0], "at the last timesteps only"),
     ):
         with pytest.raises(UserError, match=message):
-            NoiseSchedule(torch.tensor(values))
+            DiscreteSchedule(torch.tensor(values))
     x = torch.zeros(1, 1, 1, 1)
     t = torch.tensor([3])
     for convert in (to_epsilon, from_epsilon, to_x0):
@@ -102,7 +149,7 @@ def zero_terminal():
         rescale_betas_zero_snr=True,
     )
     assert theirs.alphas_cumprod[-1] == 0
-    return NoiseSchedule(theirs.alphas_cumprod)
+    return DiscreteSchedule(theirs.alphas_cumprod)
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
@@ -126,7 +173,7 @@ def test_weights_of_pure_noise_are_finite(zero_terminal, name):
     w = weight(name, zero_terminal, torch.tensor([0, 500, 998, 999]), torch.zeros(1))
     assert w.isfinite().all()
     abar = zero_terminal.alphas_cumprod[500].view(1)
-    torch.testing.assert_close(w[1].flatten(), WEIGHTINGS.get(name)(abar))
+    torch.testing.assert_close(w[1].flatten(), WEIGHTINGS.get(name)(abar, 1 - abar))
 
 
 def test_the_level_of_pure_noise_is_left_out(zero_terminal):

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from threestudio_asd.distill.schedule import NoiseSchedule
+from threestudio_asd.distill.prediction_types import PREDICTION_TYPES
+from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.teachers.analytic import GaussianMixtureTeacher, GaussianTeacher
+from threestudio_asd.teachers.analytic import GaussianMixtureTeacher, GaussianTeacher, stating
 
-SCHEDULE = NoiseSchedule.scaled_linear()
+SCHEDULE = DiscreteSchedule.scaled_linear()
 SHAPE = (3, 2, 2)
 T = torch.tensor([1, 100, 500, 900, 999])
 
@@ -40,7 +41,7 @@ def test_gaussian_epsilon_is_the_score(shape):
     teacher = GaussianTeacher(parts, SCHEDULE)
     x_t = torch.randn(len(T), *shape)
     for prompt, (mean, std) in parts.items():
-        condition = teacher.embed_text([prompt]).expand(len(T), -1, -1)
+        condition = teacher.embed_text([prompt] * len(T))
         expected = minus_sigma_score(x_t, T, [(1.0, mean, std)])
         torch.testing.assert_close(
             teacher.epsilon(x_t, T, condition), expected, rtol=1e-4, atol=1e-4
@@ -61,7 +62,7 @@ def test_mixture_epsilon_is_the_score(shape):
         "a blue dot": [(1.0, blue, blue_std)],
     }
     for prompt, mixture in cases.items():
-        condition = teacher.embed_text([prompt]).expand(len(T), -1, -1)
+        condition = teacher.embed_text([prompt] * len(T))
         expected = minus_sigma_score(x_t, T, mixture)
         torch.testing.assert_close(
             teacher.epsilon(x_t, T, condition), expected, rtol=1e-4, atol=1e-4
@@ -80,7 +81,7 @@ def test_a_batch_may_mix_prompts():
 
 def test_prompts_may_carry_a_view_and_unknown_ones_are_named():
     teacher = GaussianMixtureTeacher(components(), SCHEDULE)
-    plain, view = teacher.embed_text(["a red dot", "a red dot, side view"])
+    plain, view = teacher.embed_text(["a red dot", "a red dot, side view"]).tokens
     assert torch.equal(plain, view)
     with pytest.raises(UserError, match=r"'a cow'.*'a red dot', 'a blue dot'"):
         teacher.embed_text(["a cow"])
@@ -105,3 +106,25 @@ def test_bad_components_are_refused():
         GaussianMixtureTeacher({"a": (torch.zeros(SHAPE), -1.0)}, SCHEDULE)
     with pytest.raises(UserError, match="one positive weight"):
         GaussianMixtureTeacher(components(), SCHEDULE, weights=[1.0])
+
+
+def test_another_prediction_type_is_the_same_model():
+    teacher = GaussianMixtureTeacher(components(), SCHEDULE)
+    x_t, condition = torch.randn(5, *SHAPE), teacher.embed_text(["a red dot", "", ""] * 2)[:5]
+    for kind in PREDICTION_TYPES:
+        found = stating(teacher, kind).epsilon(x_t, T, condition)
+        torch.testing.assert_close(found, teacher.epsilon(x_t, T, condition), rtol=1e-3, atol=1e-4)
+
+
+def test_a_mixture_on_a_flow_is_its_score():
+    """At the flow's t with alpha = 1 - t, sigma = t, against a variance-preserving level of the
+    same ratio: x_t / alpha is the same there, and so is the noise."""
+    flow, parts = FlowSchedule(), components()
+    there, here = GaussianMixtureTeacher(parts, SCHEDULE), GaussianMixtureTeacher(parts, flow)
+    x0 = torch.randn(5, *SHAPE)
+    ratio = SCHEDULE.sigma(T, x0) / SCHEDULE.alpha(T, x0)
+    t = (ratio / (1 + ratio)).flatten()
+    noise, condition = torch.randn(5, *SHAPE), there.embed_text([""] * 5)
+    expected = there.epsilon(SCHEDULE.add_noise(x0, noise, T), T, condition)
+    found = here.epsilon(flow.add_noise(x0, noise, t), t, condition)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

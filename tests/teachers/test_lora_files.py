@@ -28,25 +28,14 @@ from safetensors.torch import save_file
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.lora.fuse import fuse_lora
 from threestudio_asd.teachers.lora.names import LayerNames
+from threestudio_asd.tiny.random_sd import random_unet
 
 DRAWS = 7  # of each kind
 
 
 def small_unet(linear, seed):
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(seed)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=24,
-        attention_head_dim=4,
-        use_linear_projection=linear,
-    )
+    return random_unet(use_linear_projection=linear)
 
 
 @pytest.fixture(scope="module")

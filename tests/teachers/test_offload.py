@@ -1,9 +1,12 @@
 """Sequential offload; the CPU is the device here, the mechanism the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from threestudio_asd.critics.lora import LoRACritic
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.offload import offload_frozen
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -28,8 +31,10 @@ def results(folder, offloaded):
         assert not any(p.is_meta for p in critic.parameters())
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
     text, t, camera = torch.randn(2, 5, 24), torch.tensor([20, 700]), torch.randn(2, 4, 4)
+    text = Condition(text)
+    told = replace(text, camera=camera)
     x_t = teacher.encode(images)
-    outputs = [x_t, teacher.epsilon(x_t, t, text), critic.epsilon(x_t, t, text, camera)]
+    outputs = [x_t, teacher.epsilon(x_t, t, text), critic.epsilon(x_t, t, told)]
     sum(output.square().sum() for output in outputs).backward()
     return [*outputs, images.grad, *(p.grad for p in critic.parameters())]
 

@@ -1,5 +1,7 @@
 """A recording of a network is the network, to the last bit, or is not used."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from threestudio_asd.critics.lora import LoRACritic
 from threestudio_asd.parallel import splitting
 from threestudio_asd.teachers import recorded
+from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -27,10 +30,11 @@ def trained(folder, steps=6, **cfg):
     for _ in range(steps):
         images = torch.rand(4, 3, 64, 64, requires_grad=True)
         text, t, camera = torch.randn(4, 5, 24), torch.randint(1000, (4,)), torch.randn(4, 4, 4)
+        text = Condition(text)
         x_t = teacher.encode(images)
         with torch.no_grad():
             teachers = teacher.epsilon(x_t, t, text)
-        own = critic.predict(x_t.detach(), t, text, camera)
+        own = critic.predict(x_t.detach(), t, replace(text, camera=camera))
         loss = (own - teachers).square().mean() + x_t.square().mean()
         optimizer.zero_grad()
         loss.backward()
