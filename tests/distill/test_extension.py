@@ -99,7 +99,7 @@ def test_a_critic_objective_from_a_users_file(noisy):
 
 
 def test_a_noising_from_a_users_file_inverts_a_step():
-    """With renders x_0 and a teacher that knows their mean exactly, DDIM's step has a closed form."""
+    """With a Gaussian teacher DDIM's step has a closed form."""
     exec(USER_NOISING, {"torch": torch})
     row = noising.NOISINGS.get("ddim")
     mean, variance = torch.randn(1, *SHAPE), torch.full((1, 1, 1, 1), 0.3)
@@ -127,9 +127,8 @@ def test_a_noising_gives_what_it_declared_in_the_latents_shape(noisy):
     with pytest.raises(UserError, match="'mine' declares kappa and did not add it"):
         noising.check_noisy(noisy, row, "mine")
     with pytest.raises(UserError, match=r"x_t of shape \(1, 3, 2, 2\)"):
-        noising.check_noisy(
-            replace(noisy, x_t=noisy.x_t[:1]), noising.NOISINGS.get("gaussian"), "g"
-        )
+        object.__setattr__(noisy, "x_t", noisy.x_t[:1])  # past the check of shapes in tests
+        noising.check_noisy(noisy, noising.NOISINGS.get("gaussian"), "gaussian")
 
 
 def test_a_loss_may_be_a_gradient_written_out(noisy):
@@ -194,7 +193,7 @@ def test_reading_what_was_not_declared_names_term_and_prediction(noisy):
     row = methods.Method("sly", "guided", "sly", None, paper="none")
     null, cond = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
     said = Predictions(noisy, {"null": null, "cond": cond})
-    with pytest.raises(UserError, match="no prediction 'cond' for the source term 'sly'.*null"):
+    with pytest.raises(UserError, match=r"no prediction 'cond' for the source term 'sly'.*null"):
         row.gradient(said, 1.0, weighting.weight("sds", SCHEDULE, noisy.t, noisy.x_t))
 
 

@@ -95,7 +95,8 @@ def test_a_run_without_time_has_the_folder_that_was_asked_for(outputs):
 
 def test_processes_that_begin_at_once_get_folders_of_their_own(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from threestudio_asd.studio.config import trials\n"
+        "import sys, time; from pathlib import Path\n"
+        "from threestudio_asd.studio.config import trials\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "times = (['@now'] + [f'@now-{n}' for n in range(2, 200)])\n"
         "for _ in range(20):\n"
