@@ -8,7 +8,7 @@ PROMPT ?= a red mug
 # Tests at the same time, each in a process of its own.
 JOBS ?= 2
 
-.PHONY: setup demo demo-full compare test test-e2e test-full lint clean
+.PHONY: setup demo demo-full compare test test-slow test-e2e test-full lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
 	@$(PYTHON) threestudio_asd/requirements.py
@@ -37,6 +37,10 @@ lint: setup
 
 test: setup lint
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
+
+# What makes the suite too long, and what runs on the pretended device.
+test-slow: setup
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m slow
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m on_device
 
 test-e2e: setup

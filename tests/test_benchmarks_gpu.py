@@ -34,7 +34,7 @@ def gpu(out: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_parts_are_measured_once_and_each_has_its_limit(tmp_path):
     out = tmp_path / "gpu.json"
     chosen = ("kernels", "raster", "scenes", "waits", "step-fp32")

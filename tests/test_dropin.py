@@ -86,6 +86,7 @@ def test_a_link_to_a_package_that_is_not_installed_says_so(checkout):
     assert done.stdout.splitlines()[-1] == "['theirs']"
 
 
+@pytest.mark.slow
 def test_a_broken_library_is_named_before_and_after_the_bare_key_error(checkout):
     clone(checkout)
     done = python(

@@ -93,6 +93,7 @@ def test_kernels_are_to_lie_elsewhere_with_one_warning(tmp_path, condition):
     assert private(tmp_path).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", ["/proc/1", None])
 def test_kernels_are_compiled_elsewhere(tmp_path, home):
     done = child(tmp_path, KERNEL, HOME=home)
@@ -115,7 +116,7 @@ def test_a_whole_home_is_used_as_always(tmp_path):
     assert f"CACHE {tmp_path / '.cache/warp'}" in done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_where_nothing_can_be_written_text_embeddings_are_kept_elsewhere(tmp_path):
     embeddings = private(tmp_path) / "text_embeddings"
     launch = ("launch", "--config", "tiny/asd-2d", "--train", "trainer.max_steps=1")
@@ -129,6 +130,7 @@ def test_where_nothing_can_be_written_text_embeddings_are_kept_elsewhere(tmp_pat
     assert (tmp_path / "out/asd-2d-tiny/run/ckpts/last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_doctor_shows_the_places(tmp_path):
     done = child(tmp_path, COMMAND, "doctor", "--offline", cwd=NOWHERE, **HOMELESS)
     assert (done.returncode, told(done)) == (0, [])

@@ -34,7 +34,7 @@ def run(*command, cwd, **kwargs):
     return done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wheel_in_a_new_environment_trains_from_an_empty_folder(tmp_path):
     wheels, place, empty = (tmp_path / name for name in ("wheels", "venv", "empty"))
     empty.mkdir()

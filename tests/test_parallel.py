@@ -289,6 +289,7 @@ def cores(**environment):
     return int(subprocess.check_output(command, env={**own, **environment}, text=True))
 
 
+@pytest.mark.slow
 def test_cores_follow_affinity_and_the_one_setting():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("no affinity on this system")

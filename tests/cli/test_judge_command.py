@@ -36,6 +36,7 @@ def checkpoint(trial):
     path.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_it_tells_of_eight_views_and_takes_the_prompt_from_the_trial(trial, capsys):
     assert main(["judge", str(trial)]) == 0
     told = capsys.readouterr().out
@@ -50,6 +51,7 @@ def test_it_tells_of_eight_views_and_takes_the_prompt_from_the_trial(trial, caps
     assert "probability of a red cube" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_empty_tables_of_threestudio_are_left_out(trial, checkpoint):
     saved = torch.load(checkpoint, weights_only=True)
     saved["state_dict"]["background.encoding.encoding.encoding.params"] = torch.zeros(0)

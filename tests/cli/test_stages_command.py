@@ -56,7 +56,7 @@ def test_mistakes_are_told(tmp_path, configs, overrides, message):
         plan(configs, tmp_path, overrides)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_three_stages_make_a_textured_mesh_and_go_on_after_a_stop(tmp_path, capsys):
     xatlas = pytest.importorskip("xatlas")
     assert xatlas is not None

@@ -118,6 +118,7 @@ def test_stages_of_a_live_process_are_left_alone(folder, capsys):
     assert not Path("run/coarse").exists()
 
 
+@pytest.mark.slow
 def test_demo_goes_on_in_its_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "outputs/demo"

@@ -165,6 +165,7 @@ def test_mistakes_are_told(flags, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_grid_loads_in_a_process_that_imports_nothing_else():
     code = (
         "from threestudio_asd.compare.grid import load_grid\n"

@@ -93,6 +93,7 @@ def kill_one(out, killed):
     os.kill(killed[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_process_changes_no_figure(small, tmp_path):
     from threestudio_asd.compare.run.runner import run_grid
 
@@ -129,6 +130,7 @@ methods:
 """
 
 
+@pytest.mark.slow
 def test_a_cell_that_always_dies_is_named_and_the_others_shown(tmp_path):
     (tmp_path / "grid.yaml").write_text(STARTING)
     flags = ["--config", str(tmp_path / "grid.yaml"), "--jobs", "2"]
@@ -159,6 +161,7 @@ def test_how_a_process_ended_is_told(small, loss, words):
     assert ("a machine with more" in told) is loss.memory_short
 
 
+@pytest.mark.slow
 def test_an_error_of_a_cell_ends_the_grid(small, tmp_path, monkeypatch):
     from threestudio_asd.compare.run.runner import run_grid
 

@@ -174,6 +174,7 @@ def test_rotation_is_counter_clockwise_from_above():
     assert np.allclose(metrics.rotated(point, 90.0).vertices, [[0, 1, 0.5]])
 
 
+@pytest.mark.slow
 def test_a_filled_mug_has_less_of_the_true_body():
     mug = truth_mesh("mug")
     assert metrics.volume_iou(mug, mug) == 1.0

@@ -130,6 +130,7 @@ def test_the_hash_knows_where_a_cell_starts(starting, tmp_path):
     assert not set(hashes) & {starting().config_hash(cell) for cell in grid.cells}
 
 
+@pytest.mark.slow
 def test_a_real_cell_starts_where_another_ended(starting, few_truths, tmp_path):
     """Its particles do not move: their learning rate is 0."""
     grid = starting(scales=[3.0])
@@ -143,6 +144,7 @@ def test_a_real_cell_starts_where_another_ended(starting, few_truths, tmp_path):
     assert list(load_checkpoint(path)["state_dict"]) == ["particles.value"]
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_same_whatever_ran_before_it(small, tmp_path):
     one = small(scales=[7.5], methods=["ASD -0.75"])
     alone = run_grid(one, tmp_path / "alone")
@@ -154,7 +156,7 @@ def test_a_cell_is_the_same_whatever_ran_before_it(small, tmp_path):
     assert all(alone[cell][k] == after[cell][k] for k in alone[cell] if k not in timed)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_processes_leave_whole_records_and_no_orphans(small, trained, tmp_path):
     command = ["-m", "threestudio_asd.cli.main", "compare", "--jobs", "2"]
     command += ["--steps", "2", "--scales", "1", "7.5", "--prompts", "a red mug", "--seeds", "0"]

@@ -11,6 +11,7 @@ from threestudio_asd.compare.run.runner import run_cell, run_grid
 from threestudio_asd.stop import SIGNALS, Stopped, heeded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "jobs", "send"),
     [(signal.SIGTERM, 2, os.kill), (signal.SIGINT, 2, os.killpg), (signal.SIGHUP, 1, os.kill)],

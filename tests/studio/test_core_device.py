@@ -33,6 +33,7 @@ def test_the_device_is_cuda_where_there_is_one():
     assert get_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
 def test_freed_memory_is_kept():
     assert faults(keep=True) * 4 < faults(keep=False)

@@ -56,6 +56,7 @@ def test_prolificdreamer_trains_scene_and_critic(vsd, logged, trial):
     assert moved and all(value.abs().max() > 0 for value in moved)
 
 
+@pytest.mark.slow
 def test_the_asd_system_takes_threestudios_sds(launch, logged, trial):
     options = ("system.guidance_update=true", "system.warmup_iter=2", "system.guidance_eval=true")
     falls = "system.guidance.max_step_percent=0.5"

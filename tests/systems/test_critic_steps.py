@@ -62,6 +62,7 @@ def test_a_nerf_trains_its_critic_too(launch, calls):
     assert calls[0][1] == ["guidance"]
 
 
+@pytest.mark.slow
 def test_one_step_is_what_it_was(launch, trial, tmp_path):
     assert launch(*SMALL) == 0
     before = weights(trial)

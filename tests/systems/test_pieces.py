@@ -34,7 +34,9 @@ def tensors(value, path=""):
     return {k: v for key, x in items for k, v in tensors(x, f"{path}.{key}").items()}
 
 
-@pytest.mark.parametrize("method", ["asd", "vsd", "sds"])
+@pytest.mark.parametrize(
+    "method", ["asd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("vsd", "sds"))]
+)
 @pytest.mark.parametrize("config", SYSTEMS)
 def test_training_is_equal_to_the_bit_on_any_number_of_threads(launch, tmp_path, config, method):
     found = []
@@ -51,6 +53,7 @@ def test_training_is_equal_to_the_bit_on_any_number_of_threads(launch, tmp_path,
         assert [key for key in one if not torch.equal(one[key], more[key])] == []
 
 
+@pytest.mark.slow
 def test_pieces_change_last_digits_only(launch, logged, trial):
     options = (*STEPS, *SYSTEMS["tiny/asd-nerf.yaml"], "trainer.max_steps=1")
     values = []

@@ -37,6 +37,7 @@ def losses(trial):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["geometry", "texture"])
 def test_a_stage_resumes_with_equal_losses(launch, tmp_path, stage):
     options = (*MESH, *SPHERE, "trainer.max_steps=6", "checkpoint.every_n_train_steps=3")
@@ -52,7 +53,9 @@ def test_a_stage_resumes_with_equal_losses(launch, tmp_path, stage):
     assert resumed == {step: whole[step] for step in (3, 4, 5)}
 
 
-@pytest.mark.parametrize("method", ["asd", "sds", "vsd"])
+@pytest.mark.parametrize(
+    "method", ["asd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("vsd", "sds"))]
+)
 def test_the_geometry_stage_starts_from_any_method(launch, model, trial, tmp_path, method):
     critic = {
         "asd": (),

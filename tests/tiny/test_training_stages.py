@@ -10,7 +10,7 @@ from threestudio_asd.tiny import edition
 from threestudio_asd.tiny.train import diffusion, measure, publish, vae
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_from_renders_to_a_published_edition(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "SCALES", (4.0,))
     work, out = tmp_path / "work", tmp_path / "weights"

@@ -42,6 +42,7 @@ def read_until(stream, start):
     assert line, f"no line {start}"
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_equals_uninterrupted(tmp_path, renders):
     whole, work = tmp_path / "whole", tmp_path / "stopped"
     with train(whole, renders) as process:
