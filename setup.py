@@ -31,6 +31,7 @@ setup(
     package_dir={"threestudio_asd.configs": "configs"},
     package_data={
         "threestudio_asd.dropin.template": ["README.md"],
+        "threestudio_asd.compare.report.assets": ["*.css", "*.js", "*.glsl"],
         "threestudio_asd.portable": ["standins/**/*.py"],
         "threestudio_asd.tiny": ["weights/**/*"],
         "threestudio_asd.configs": ["*.yaml"],

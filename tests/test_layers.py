@@ -73,10 +73,11 @@ ROOMS = {
     },
     "compare": {
         "grid": set(),
-        "records": {"grid"},
+        "archive": set(),
+        "records": {"archive", "grid"},
         "measure": set(),
         "run": {"grid", "records", "measure"},
-        "report": {"grid", "records", "measure"},
+        "report": {"archive", "grid", "records", "measure"},
     },
 }
 # Names below threestudio_asd that are no layers.

@@ -334,7 +334,7 @@ SLIPS = {
         ".numpy()",
         lambda d: surface(d).remove_outlier(1),
     ),
-    "the schedule": (schedule.DiscreteSchedule, "_at", ".to(t.device)", "", noisy),
+    "the schedule": (schedule.DiscreteSchedule, "signal", ".to(t.device)", "", noisy),
     "its values": (schedule.DiscreteSchedule, "sigma", ".to(like)", ".cpu()", noisy),
     "the timesteps' generator": (
         timesteps.TimestepRange,

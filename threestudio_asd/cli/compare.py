@@ -30,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, help="cells at the same time; default: one per core")
     p.add_argument("--shard", default="1/1", help="K/N: every N-th cell, for N machines")
     p.add_argument("--page-only", action="store_true", help="the page of the cells that are there")
+    p.add_argument(
+        "--pack",
+        action="store_true",
+        help="run nothing; put the cells that are there into a few files, and write the page",
+    )
     p.add_argument("--verbose", action="store_true", help="debug messages, tracebacks")
     return p
 
@@ -49,6 +54,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     plugins = (*BUILTINS, *plugins)
     for module in plugins:
         importlib.import_module(module)
+    from threestudio_asd.compare.archive import INDEX, pack
     from threestudio_asd.compare.grid import load_grid
     from threestudio_asd.compare.records import finished
     from threestudio_asd.compare.run.lost import CellsLost
@@ -61,7 +67,9 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     command = shlex.join(["threestudio-asd", "compare", *argv])
     prepare_cpu()
     try:
-        if not args.page_only:
+        if args.pack:
+            print(f"{pack(out)} cells are in {out / INDEX} and beside it.")
+        elif not args.page_only:
             # Ctrl-C, too: Lightning would turn its exception into an exit of its own.
             with heeded(SIGNALS):
                 run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)

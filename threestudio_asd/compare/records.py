@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from threestudio_asd import log
+from threestudio_asd.compare.archive import Archive
 from threestudio_asd.compare.grid import Cell, Grid
 from threestudio_asd.files import written_whole
 
@@ -45,11 +46,18 @@ def write_record(path: Path, record: Record) -> None:
         partial.write_text(json.dumps(record) + "\n")
 
 
+def read_picture(archive: Archive, cell: Cell, kind: str) -> bytes | None:
+    """A cell's ``png``, ``webp`` or ``ply``, from its single file or the archive of the folder."""
+    path = cell_file(archive.folder, cell, kind)
+    return path.read_bytes() if path.is_file() else archive.file(cell.name, kind)
+
+
 def finished(grid: Grid, out: Path) -> dict[Cell, Record]:
-    """The records of this grid's cells; those of another config are left out, and named."""
-    found, other = {}, []
+    """The records of this grid's cells, single files or in the folder's archive; those of another
+    config are left out, and named."""
+    found, other, archive = {}, [], Archive.of(out)
     for cell in grid.cells:
-        record = read_record(cell_file(out, cell, "json"))
+        record = read_record(cell_file(out, cell, "json")) or archive.record(cell.name)
         if record is None:
             continue
         if record.get("config_hash") == grid.config_hash(cell):

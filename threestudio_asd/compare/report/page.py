@@ -8,12 +8,13 @@ from importlib import metadata
 from pathlib import Path
 
 from threestudio_asd import __version__
+from threestudio_asd.compare.archive import Archive
 from threestudio_asd.compare.grid import Cell, Grid
-from threestudio_asd.compare.records import cell_file
+from threestudio_asd.compare.records import read_picture
 from threestudio_asd.compare.report import tables
+from threestudio_asd.compare.report.assets import asset
 from threestudio_asd.compare.report.charts import Curve, chart
 from threestudio_asd.compare.report.summary import MEASURES, Summary
-from threestudio_asd.compare.report.viewer import STYLE as VIEWER_STYLE
 from threestudio_asd.compare.report.viewer import viewer
 from threestudio_asd.files import written_whole
 from threestudio_asd.tiny.judge import load_report
@@ -23,27 +24,6 @@ _LIBRARIES = ("torch", "diffusers", "peft", "pytorch-lightning", "torchmetrics",
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7fd0", "#7a7a7a")
 
 _MANY = 6  # methods whose bands would hide each other
-_BANDS_UNDER_POINTER = "g polygon{opacity:0}g:hover>polygon{opacity:.25}"
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--soft:#6b6b70;--line:#dcdce0}
-@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--paper:#16161a;--soft:#a2a2ab;--line:#37373e}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:auto;
-max-width:70rem;padding:1rem;box-sizing:border-box}
-h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2.2rem}
-p,figcaption,.soft{color:var(--soft)}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.85rem}th,td{padding:.3rem .5rem;text-align:right;
-border-bottom:1px solid var(--line);white-space:nowrap}th:first-child{text-align:left;
-position:sticky;left:0;background:var(--paper)}td img{height:64px;image-rendering:pixelated;
-display:block}td img.webp{height:96px;image-rendering:auto}
-details{margin:.3rem 0}summary{cursor:pointer}.charts{display:grid;gap:1.2rem;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}figure{margin:0}
-svg{width:100%;height:auto;font-size:12px}svg text{fill:var(--soft)}.grid{stroke:var(--line)}
-polyline{fill:none;stroke-width:2}polygon{opacity:.14;stroke:none}
-.key{display:inline-block;margin-right:1rem}.key::before{content:"";display:inline-block;
-width:.8em;height:.8em;margin-right:.35em;background:var(--c)}
-pre{overflow-x:auto;border:1px solid var(--line);padding:.7rem}
-"""
 
 
 def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str]) -> Path:
@@ -52,6 +32,7 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
     Args:
         commands: The command lines that made the figures.
     """
+    archive = Archive.of(out)
     total, done = len(grid.cells), len(summary.records)
     bands = " (under the pointer)" if len(grid.rows) > _MANY else ""
     state = "" if done == total else f" {total - done} of {total} cells are still to run."
@@ -63,8 +44,8 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         f"{_count(len(grid.cfg.seeds), 'seed')}. Brackets and bands{bands}: 95 % bootstrap "
         f"intervals over prompts and seeds.{escape(state)}</p>",
         _robustness(grid, summary),
-        _pictures(grid, summary, out),
-        _meshes(grid, summary, out),
+        _pictures(grid, summary, archive),
+        _meshes(grid, summary, archive),
         _figures(grid, summary),
         _curves(grid, summary) if len(grid.cfg.scales) > 1 else "",
         "<h2>Cost</h2>" + _plain(tables.costs(grid, summary)),
@@ -77,6 +58,7 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
 
 
 def _document(grid: Grid, body: str) -> str:
+    style = asset("page.css") + asset("viewer.css")
     colors = "".join(
         f".m{i}{{--c:{_COLORS[i % len(_COLORS)]}}}.m{i} polyline{{stroke:var(--c);"
         f"stroke-dasharray:{'none' if i < len(_COLORS) else '5 4'}}}"
@@ -84,14 +66,14 @@ def _document(grid: Grid, body: str) -> str:
         for i in range(len(grid.rows))
     )
     if len(grid.rows) > _MANY:
-        colors += _BANDS_UNDER_POINTER
+        colors += asset("bands.css")
     for i in range(len(_COLORS), len(grid.rows)):
         stripes = "90deg,var(--c) 0 3px,transparent 3px 5px"
         colors += f".m{i}.key::before{{background:repeating-linear-gradient({stripes})}}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(grid.cfg.title)}</title><style>{_STYLE}{VIEWER_STYLE}{colors}</style></head>"
+        f"<title>{escape(grid.cfg.title)}</title><style>{style}{colors}</style></head>"
         f"<body>\n{body}\n</body></html>\n"
     )
 
@@ -128,7 +110,7 @@ def _robustness(grid: Grid, summary: Summary) -> str:
     return f"<h2>{tables.robustness_title(grid)}</h2>{laid_out}<p>{note}</p>"
 
 
-def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
+def _pictures(grid: Grid, summary: Summary, archive: Archive) -> str:
     """Method x scale for every prompt, first seed."""
     parts = ["<h2>Results</h2>"]
     seed = grid.cfg.seeds[0]
@@ -137,24 +119,25 @@ def _pictures(grid: Grid, summary: Summary, out: Path) -> str:
         rows = []
         for method in grid.rows:
             cells = [grid.cell(method, s, prompt, seed) for s in grid.cfg.scales]
-            rows.append([escape(method), *(_picture(summary, out, cell) for cell in cells)])
+            rows.append([escape(method), *(_picture(summary, archive, cell) for cell in cells)])
         opened = " open" if prompt == grid.cfg.prompts[0] else ""
         body = _table(head, rows)
         parts.append(f"<details{opened}><summary>{escape(prompt)}</summary>{body}</details>")
     return "".join(parts)
 
 
-def _picture(summary: Summary, out: Path, cell: Cell) -> str:
+def _picture(summary: Summary, archive: Archive, cell: Cell) -> str:
     """A turntable where there is one, else the pictures side by side."""
-    found = [k for k in ("webp", "png") if cell_file(out, cell, k).is_file()]
-    if cell not in summary.records or not found:
+    found = ((kind, read_picture(archive, cell, kind)) for kind in ("webp", "png"))
+    kind, content = next(((k, data) for k, data in found if data), ("", b""))
+    if cell not in summary.records or not content:
         return "-"
-    data = base64.b64encode(cell_file(out, cell, found[0]).read_bytes()).decode()
+    data = base64.b64encode(content).decode()
     alt = escape(f"{cell.method}, s = {cell.scale:g}: {cell.prompt}", quote=True)
-    return f'<img class="{found[0]}" alt="{alt}" src="data:image/{found[0]};base64,{data}">'
+    return f'<img class="{kind}" alt="{alt}" src="data:image/{kind};base64,{data}">'
 
 
-def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
+def _meshes(grid: Grid, summary: Summary, archive: Archive) -> str:
     """Of 3D results: every prompt and method at the middle one of the scales, first seed."""
     scale = sorted(grid.cfg.scales)[len(grid.cfg.scales) // 2]
     cells = [
@@ -163,9 +146,9 @@ def _meshes(grid: Grid, summary: Summary, out: Path) -> str:
         for method in grid.rows
     ]
     found = [
-        (f"{cell.prompt}: {cell.method}, s = {cell.scale:g}", ply.read_bytes())
+        (f"{cell.prompt}: {cell.method}, s = {cell.scale:g}", ply)
         for cell in cells
-        if cell in summary.records and (ply := cell_file(out, cell, "ply")).is_file()
+        if cell in summary.records and (ply := read_picture(archive, cell, "ply"))
     ]
     return "<h2>Meshes</h2>" + viewer(found) if found else ""
 
