@@ -72,7 +72,7 @@ ROOMS = {
         "run": {"registry", "device", "config", "checkpoint", "systems"},
     },
     "compare": {
-        "grid": set(),
+        "grid": {"measure"},
         "archive": set(),
         "records": {"archive", "grid"},
         "measure": set(),

@@ -6,15 +6,15 @@ from fakes import outcome
 import threestudio_asd.guidance
 import threestudio_asd.systems  # noqa: F401  (registers names and resolvers)
 from threestudio_asd.compare import grid as grids
-from threestudio_asd.compare.measure import figures
+from threestudio_asd.compare.measure import generators
 from threestudio_asd.compare.run import runner
 
 
 @pytest.fixture
 def few_truths(monkeypatch):
     """Reference sets of 12 renders instead of 500."""
-    whole = figures.truth_images
-    monkeypatch.setattr(figures, "truth_images", lambda *a: whole(*a, count=12))
+    whole = generators.truth_images
+    monkeypatch.setattr(generators, "truth_images", lambda *a: whole(*a, count=12))
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import functools
 
 import fakes
 
-from threestudio_asd.compare.measure import figures
+from threestudio_asd.compare.measure import generators
 from threestudio_asd.compare.run import runner
 
 runner.train = fakes.train
-figures.truth_images = functools.partial(figures.truth_images, count=12)
+generators.truth_images = functools.partial(generators.truth_images, count=12)

@@ -8,9 +8,10 @@ import torch
 
 from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.measure import metrics
+from threestudio_asd.compare.measure.measures import MEASURES
 from threestudio_asd.compare.report import summary as summaries
 from threestudio_asd.compare.report.markdown import laid_out, write_tables
-from threestudio_asd.compare.report.summary import MEASURES, Summary
+from threestudio_asd.compare.report.summary import Summary
 from threestudio_asd.compare.report.tables import Table, by_prompt
 
 PROMPTS = ["a red mug", "a green chair", "a blue snowman", "a yellow torus", "a red house"]

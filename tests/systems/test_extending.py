@@ -1,5 +1,6 @@
 """The code in docs/extending.md, as a user would run it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import imageio.v2 as imageio
 import pytest
 import torch
 
+from threestudio_asd.cli.main import main
+from threestudio_asd.compare.measure import measures
 from threestudio_asd.distill import METHODS
 from threestudio_asd.studio.registry import find
 from threestudio_asd.studio.run.extensions import load_extensions
@@ -20,7 +23,7 @@ GUIDANCE = "system.guidance"
 
 #: file -> the method that it registers
 METHODS_OF = {"classifier": "classifier", "robust": "robust-asd", "inverted": "inverted-sds"}
-OTHERS = {"grey", "mirrored"}
+OTHERS = {"grey", "mirrored", "contrast"}
 
 
 @pytest.fixture
@@ -86,6 +89,26 @@ def test_a_geometry_of_a_users_own_file_is_trained(custom, tmp_path, monkeypatch
     turned = volume(points * torch.tensor([-1.0, 1.0, 1.0]))["density"]
     torch.testing.assert_close(density, mirrored)
     assert not torch.allclose(density, turned, rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+def test_a_measure_of_a_users_own_file_is_in_record_and_tables(custom, tmp_path, monkeypatch):
+    custom("contrast")
+    monkeypatch.chdir(tmp_path)
+    known = dict(measures.MEASURES)
+    flags = ("--methods", "SDS", "--scales", "7.5", "--prompts", "a red mug", "--seeds", "0")
+    try:
+        assert main(["compare", *flags, "--steps", "2", "--jobs", "1", "--out", "out"]) == 0
+    finally:
+        measures.MEASURES.clear()
+        measures.MEASURES.update(known)
+    (file,) = (tmp_path / "out/cells").glob("*.json")
+    record = json.loads(file.read_text())
+    assert len(record["contrast"]) == len(record["p_pair"]) and min(record["contrast"]) > 0
+    assert (
+        "## contrast\n\nstandard deviation of the grey values"
+        in (tmp_path / "out/tables.md").read_text()
+    )
 
 
 def test_every_block_of_the_page_is_run_and_about_ten_lines_long():

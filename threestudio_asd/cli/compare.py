@@ -11,6 +11,7 @@ from typing import Any
 from threestudio_asd import log
 from threestudio_asd.errors import UserError
 from threestudio_asd.stop import SIGNALS, Stopped, drop_lost_streams, heeded
+from threestudio_asd.studio.run.extensions import load_extensions
 from threestudio_asd.studio.run.launch import BUILTINS
 
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     plugins = (*BUILTINS, *plugins)
     for module in plugins:
         importlib.import_module(module)
+    load_extensions()
     from threestudio_asd.compare.archive import INDEX, pack
     from threestudio_asd.compare.grid import load_grid
     from threestudio_asd.compare.records import finished

@@ -12,6 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from threestudio_asd.compare.measure.generators import GENERATORS
+from threestudio_asd.distill.critic import rescaled_scale
+from threestudio_asd.distill.guidance import threestudio_sds_scale
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.config.experiment import read_config, resolve_config
 from threestudio_asd.studio.config.files import find_config
@@ -22,9 +25,10 @@ from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.scenes import WORLD_VERSION
 
-MEASURES = 1  # raise it when a measure changes: figures of another version are not mixed
-GENERATORS = ("2d", "nerf")
-CONVENTIONS = {"diffusers": 0.0, "threestudio-sds": -1.0}
+# Raise it when a measure changes: figures of another version are not mixed.
+MEASURES_VERSION = 1
+#: How a guidance counts its scale -> its value for our s.
+CONVENTIONS = {"diffusers": lambda scale: scale, "threestudio-sds": threestudio_sds_scale}
 # Of a config, what says where a run's files lie and not what it computes.
 _PLACES = ("name", "description", "tag", "use_timestamp", "timestamp", "exp_root_dir", "exp_dir")
 _PLACES += ("trial_name", "trial_dir", "n_gpus", "resume", "checkpoint")
@@ -44,7 +48,7 @@ class Row:
     """Null for a guidance without a scale, which needs a ``scale`` to be shown at."""
     scale_convention: str = "diffusers"
     """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less; see
-    ``distill.guidance.convert_threestudio_sds_scale``."""
+    ``distill.guidance.threestudio_sds_scale``."""
     rescale_gamma: float | None = None
     """Run at s' = 1 + (s - 1)(1 + gamma) with ``lambda_key`` multiplied by 1/(1 + gamma): what
     ASD at gamma equals at its critic's optimum, if the row is VSD."""
@@ -117,7 +121,7 @@ class Grid:
     def run_scale(self, method: str, scale: float) -> float:
         """The scale of the run, diffusers convention: s, or s' for a rescaled row."""
         gamma = self.rows[method].rescale_gamma
-        return scale if gamma is None else 1.0 + (scale - 1.0) * (1.0 + gamma)
+        return scale if gamma is None else rescaled_scale(scale, gamma)
 
     def effective_scale(self, method: str, scale: float) -> float:
         """s': the scale of the VSD that the method equals at its critic's optimum.
@@ -131,7 +135,7 @@ class Grid:
         gamma = guidance.get("gamma")
         if gamma is None or guidance.get("method", "asd") != "asd":
             return self.run_scale(method, scale)
-        return 1.0 + (scale - 1.0) * (1.0 + gamma)
+        return rescaled_scale(scale, gamma)
 
     def config(self, cell: Cell, weights: Path | None = None) -> Any:
         """The cell's experiment, resolved; UserError for a key or value that is wrong.
@@ -158,7 +162,7 @@ class Grid:
         perp_neg = OmegaConf.select(raw, "system.prompt_processor.use_perp_neg")
         if row.scale_key is not None and not perp_neg:
             # With perp-neg, threestudio's SDS counts as everybody does.
-            OmegaConf.update(raw, row.scale_key, scale + CONVENTIONS[row.scale_convention])
+            OmegaConf.update(raw, row.scale_key, CONVENTIONS[row.scale_convention](scale))
         if row.rescale_gamma is not None:
             weight = OmegaConf.select(raw, row.lambda_key)
             if not isinstance(weight, int | float):
@@ -180,7 +184,7 @@ class Grid:
             found = self._content.setdefault((cell.method, cell.scale), text)
         start = self.start(cell)
         parts = [found, cell.prompt, cell.seed, start and self.config_hash(start)]
-        parts += [self.cfg.generator, MEASURES, _judge_version(), WORLD_VERSION]
+        parts += [self.cfg.generator, MEASURES_VERSION, _judge_version(), WORLD_VERSION]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -34,6 +34,11 @@ def convert_threestudio_sds_scale(scale: float, perp_neg: bool = False) -> float
     return scale if perp_neg else scale + 1.0
 
 
+def threestudio_sds_scale(scale: float) -> float:
+    """The ``guidance_scale`` of threestudio's SDS guidance, without perp-neg, for our s: s - 1."""
+    return scale - 1.0
+
+
 def perpendicular_component(
     x: Float[Tensor, "B C H W"], y: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:

@@ -9,11 +9,12 @@ import trimesh
 from torch import Tensor
 
 from threestudio_asd.compare.measure import metrics
+from threestudio_asd.compare.measure.generators import GENERATORS
+from threestudio_asd.compare.measure.measures import MEASURES
 from threestudio_asd.compare.measure.outcome import Outcome
-from threestudio_asd.compare.measure.reference import truth_images, truth_mesh
+from threestudio_asd.compare.measure.reference import truth_mesh
 from threestudio_asd.tiny.evaluation import parse_prompt, silhouette_iou
 from threestudio_asd.tiny.judge import Judge, load_judge
-from threestudio_asd.tiny.render import fixed_views
 from threestudio_asd.tiny.turns import facing
 
 # The critic's mean squared error for noise of variance 1, above which it has lost its task:
@@ -38,10 +39,8 @@ def of_images(images: Tensor, prompt: str) -> Figures:
 
 
 def truth(prompt: str, generator: str, folder: Path) -> Tensor:
-    """The reference pictures of a prompt: 500 renders from the training cameras for images, the
-    eight fixed views for 3D results, which are seen from the same cameras on the same grey."""
-    names = parse_prompt(prompt)
-    return truth_images(*names, folder) if generator == "2d" else fixed_views(*names)[0]
+    """The reference pictures of a prompt, as its generator's row says."""
+    return GENERATORS[generator].truth(*parse_prompt(prompt), folder)
 
 
 def figures(outcome: Outcome, prompt: str) -> Figures:
@@ -61,7 +60,8 @@ def figures(outcome: Outcome, prompt: str) -> Figures:
     found["diverged"] = not sound
     if outcome.opacity is not None and outcome.mesh is not None:
         found |= _shape(outcome, *parse_prompt(prompt))
-    return found
+    own = {name: row.compute for name, row in MEASURES.items() if row.compute is not None}
+    return found | {name: compute(outcome, prompt) for name, compute in own.items()}
 
 
 def _shape(outcome: Outcome, object_name: str, color_name: str) -> Figures:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from threestudio_asd.compare.grid import Grid
+from threestudio_asd.compare.measure.measures import MEASURES
 from threestudio_asd.compare.report import tables
-from threestudio_asd.compare.report.summary import MEASURES, Summary
+from threestudio_asd.compare.report.summary import Summary
 from threestudio_asd.compare.report.tables import Table
 from threestudio_asd.files import written_whole
 

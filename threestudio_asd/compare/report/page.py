@@ -10,11 +10,12 @@ from pathlib import Path
 from threestudio_asd import __version__
 from threestudio_asd.compare.archive import Archive
 from threestudio_asd.compare.grid import Cell, Grid
+from threestudio_asd.compare.measure.measures import MEASURES
 from threestudio_asd.compare.records import read_picture
 from threestudio_asd.compare.report import tables
 from threestudio_asd.compare.report.assets import asset
 from threestudio_asd.compare.report.charts import Curve, chart
-from threestudio_asd.compare.report.summary import MEASURES, Summary
+from threestudio_asd.compare.report.summary import Summary
 from threestudio_asd.compare.report.viewer import viewer
 from threestudio_asd.files import written_whole
 from threestudio_asd.tiny.judge import load_report

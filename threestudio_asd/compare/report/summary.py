@@ -10,45 +10,12 @@ from torch import Tensor
 
 from threestudio_asd.compare.grid import Cell, Grid
 from threestudio_asd.compare.measure import figures, metrics
+from threestudio_asd.compare.measure.generators import GENERATORS
+from threestudio_asd.compare.measure.measures import COSTS, MEASURES
 from threestudio_asd.tiny.frechet import fid
 
 RESAMPLES = 400
 _SEED = 7
-
-
-@dataclass(frozen=True)
-class Measure:
-    """``better``: +1 the more the better, -1 the less, 0 the nearer to 0 (the truth's)."""
-
-    title: str
-    better: int
-    note: str
-
-
-MEASURES = {
-    "right": Measure("judged right", 1, "share named with the right object and colour"),
-    "p_pair": Measure("probability of the pair", 1, "the judge's, of object and colour"),
-    "p_object": Measure("probability of the object", 1, "the judge's"),
-    "p_color": Measure("probability of the colour", 1, "the judge's"),
-    "kid": Measure("KID", -1, "judge's features, against renders of the caption; mean of prompts"),
-    "saturation": Measure("saturation - truth's", 0, "above 0: over-saturated"),
-    "sharpness": Measure("sharpness - truth's", 0, "below 0: over-smoothed"),
-    "diversity": Measure("diversity", 1, "distance in the judge's features between results"),
-    "drift": Measure("drift", -1, "RMS change over the last half of the steps"),
-    "silhouette_iou": Measure("silhouette IoU", 1, "with the true scene, at the best rotation"),
-    "surface_fscore": Measure("surface F-score", 1, f"within {metrics.SURFACE_TOLERANCE}"),
-    "volume_iou": Measure("volume IoU", 1, "of the body; a filled mug is wrong"),
-    "janus": Measure("Janus rate", -1, "share of which another side looks like the front"),
-    "azimuth_error": Measure("azimuth error", -1, "degrees from the asked front to the found"),
-}
-COSTS = {
-    "seconds": "seconds",
-    "unet_evaluations": "UNet evaluations per step and picture",
-    "peak_memory_mb": "peak memory, MB",
-    "diverged": "diverged",
-}
-QUALITY = ("right", "p_pair", "kid", "saturation", "sharpness", "silhouette_iou", "surface_fscore")
-QUALITY += ("volume_iou", "janus")
 
 
 @dataclass(frozen=True)
@@ -197,8 +164,8 @@ class Summary:
     def _results(self, record: dict[str, Any]) -> Tensor:
         """The features of each result, (N, D): of every particle; of a scene the mean of its views,
         which says nothing of where its front is."""
-        features = _images(record)
-        return features.mean(0, keepdim=True) if self.grid.cfg.generator == "nerf" else features
+        features, generator = _images(record), GENERATORS[self.grid.cfg.generator]
+        return features.mean(0, keepdim=True) if generator.views_are_one else features
 
     def _drawn(self, values: dict[tuple[int, int], float]) -> np.ndarray:
         """Means of the cells' values under every draw, (resamples + 1,)."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from threestudio_asd.compare.grid import Grid
-from threestudio_asd.compare.report.summary import COSTS, MEASURES, QUALITY, Estimate, Summary
+from threestudio_asd.compare.measure.measures import COSTS, MEASURES
+from threestudio_asd.compare.report.summary import Estimate, Summary
 
 DISTANCE = (
     "distance between methods",
@@ -109,7 +110,7 @@ def _of_scales(grid: Grid) -> list[tuple[int, str]]:
 
 def _quality(summary: Summary) -> list[str]:
     """The measures of quality that the grid has."""
-    return [name for name in QUALITY if name in summary.values]
+    return [name for name, row in MEASURES.items() if row.quality and name in summary.values]
 
 
 def _decimals(value: float | None) -> str:

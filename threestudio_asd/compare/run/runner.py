@@ -29,6 +29,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio.checkpoint.store import save_atomically
 from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.studio.models.prompt_processor import cache as embeddings
+from threestudio_asd.studio.run.extensions import load_extensions
 from threestudio_asd.teachers.cache import models_read_once
 
 OnStep = Callable[[Cell, int], None]
@@ -169,6 +170,7 @@ def _begin_worker(
     log.setup_logging()
     for module in plugins:
         importlib.import_module(module)
+    load_extensions()
     _worker.enter_context(models_read_once())
     _worker.enter_context(_quiet_host())
     return functools.partial(run_cell, grid, out=out)
