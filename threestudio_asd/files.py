@@ -128,7 +128,7 @@ def full_disk(error: BaseException, *folders: Path) -> str | None:
 
 
 def _probed(folder: Path) -> str | None:
-    """What a small file in ``folder`` meets, if the disk is full."""
+    """The error that writing a small file to ``folder`` meets, if the disk is full."""
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"0" * _PROBE_BYTES)

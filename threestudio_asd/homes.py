@@ -24,7 +24,7 @@ _TOLD = "THREESTUDIO_ASD_TOLD"  # names of the caches of which a warning has tol
 
 @dataclass(frozen=True)
 class Cache:
-    """What a library keeps between runs.
+    """A folder that a library keeps between runs.
 
     Attributes:
         what: Its contents in words, in the plural.

@@ -233,7 +233,7 @@ def _gradients(
     grads: Sequence[Tensor | None],
     keep: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Of one piece."""
+    """The gradients of one piece."""
     pairs = zip(outputs, grads, strict=True)
     given = [(x, grad) for x, grad in pairs if grad is not None and x.requires_grad]
     if not given:
@@ -255,7 +255,7 @@ def _sum(column: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[Any]:
-    """What the jobs (function, arguments) return, in their order, under this thread's modes."""
+    """Results of the jobs (function, arguments), in their order, under this thread's modes."""
     grad = torch.is_grad_enabled()
     autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 

@@ -1,4 +1,4 @@
-"""What the project needs, said once: ``setup.py``, the drop-in and ``doctor`` read it here.
+"""The project's requirements, for ``setup.py``, the drop-in and ``doctor``.
 
 It runs before anything is installed and on Pythons older than ours, to say that they are: standard
 library only, Python 3.8's syntax.
@@ -74,7 +74,7 @@ def installed(name: str) -> str | None:
 
 
 def python_problem(version: str = "") -> str | None:
-    """What is wrong with this Python, or None."""
+    """The problem with this Python, or None."""
     version = version or ".".join(str(part) for part in sys.version_info[:3])
     if not older(version, PYTHON):
         return None
@@ -82,7 +82,7 @@ def python_problem(version: str = "") -> str | None:
 
 
 def problem(name: str, specifier: str, try_import: bool = False) -> str | None:
-    """What is wrong with one library, or None.
+    """The problem with one library, or None.
 
     Newer than we tested is not wrong. ``try_import`` also finds a library that is there but broken.
     """

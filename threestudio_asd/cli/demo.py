@@ -19,7 +19,7 @@ from threestudio_asd.tiny.evaluation import Verdict, parse_prompt
 
 @dataclass(frozen=True)
 class Result:
-    """What one prompt left behind; ``trial`` is the last stage's, ``seconds`` the wall time from
+    """The result of one prompt; ``trial`` is the last stage's, ``seconds`` the wall time from
     the start to the mesh, of this process alone if it went on with a ``resumed`` run."""
 
     prompt: str

@@ -1,4 +1,4 @@
-"""What a model and a LoRA file are, and whether they fit; a page of ``doctor``."""
+"""Describes a model and a LoRA file, and whether they fit; a page of ``doctor``."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -36,7 +36,7 @@ class Run:
 
 
 def asked(prompt: str, configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """What a run is asked for; runs with an equal one are the same. A changed config is another.
+    """The request for a run; runs with an equal one are the same. A changed config is another.
 
     Raises:
         UserError: No such config.

@@ -1,4 +1,4 @@
-"""What is compared: methods x scales x prompts x seeds, from a YAML and flags."""
+"""The grid of a comparison: methods x scales x prompts x seeds, from a YAML and flags."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ class GridConfig:
     prompts: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1])
     overrides: dict = field(default_factory=dict)
-    """Of the base config, for every method."""
+    """Overrides of the base config for every method."""
     methods: dict = field(default_factory=dict)
     """Name -> a :class:`Row`."""
 
@@ -106,7 +106,7 @@ class Grid:
         return list(dict.fromkeys(found))
 
     def cell(self, method: str, scale: float, prompt: str, seed: int) -> Cell:
-        """What there is of ``method`` at ``scale``; a row with a scale of its own has one cell."""
+        """The cell of ``method`` at ``scale``; a row with a scale of its own has a single one."""
         own = self.rows[method].scale
         return Cell(method, float(scale if own is None else own), prompt, seed)
 
@@ -174,7 +174,7 @@ class Grid:
         return resolve_config(raw)
 
     def config_hash(self, cell: Cell) -> str:
-        """Of everything that decides the cell's figures; the same on every machine."""
+        """A hash of everything that decides the cell's figures; the same on every machine."""
         found = self._content.get((cell.method, cell.scale))
         if found is None:
             content = config_to_primitive(self.config(cell))

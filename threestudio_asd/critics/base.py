@@ -1,4 +1,4 @@
-"""What a step asks of a critic, and where critics are looked up."""
+"""The contract of critics, and their registry."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable

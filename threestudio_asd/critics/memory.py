@@ -1,4 +1,4 @@
-"""What a critic and its UNet need in memory, activations aside."""
+"""Memory for a critic and its UNet, without activations."""
 
 from threestudio_asd.critics.lora import LoRACritic
 

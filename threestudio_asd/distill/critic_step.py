@@ -53,7 +53,7 @@ def check_gamma(gamma: float) -> None:
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """What a config says about the critic's loss; checked once, when it is made.
+    """Settings of the critic's loss; checked once, when they are made.
 
     Args:
         gamma: Weight of the repelling term, >= -1; negative repels, 0 is VSD, positive attracts.
@@ -98,18 +98,18 @@ class CriticStep:
 
     @property
     def noisy(self) -> NoisyBatch:
-        """What the critic saw, and what it was made of."""
+        """The noisy batch that the critic saw."""
         return self.predictions.noisy
 
     def in_its_space(
         self, x0: Float[Tensor, "B C H W"], epsilon: Float[Tensor, "B C H W"]
     ) -> Float[Tensor, "B C H W"]:
-        """What the critic would have to state of ``x0`` and ``epsilon``: a x_0 + b eps."""
+        """``x0`` and ``epsilon`` as the critic would state them: a x_0 + b eps."""
         return stated(self.schedule, x0, epsilon, self.noisy.t, self.prediction_type)
 
 
 def denoise_target(step: CriticStep) -> Float[Tensor, "B C H W"]:
-    """What was drawn, in the critic's space: eps; alpha eps - sigma x_0; x_0; eps - x_0."""
+    """The draw in the critic's space: eps; alpha eps - sigma x_0; x_0; eps - x_0."""
     return step.in_its_space(step.noisy.x0, step.noisy.noise)
 
 

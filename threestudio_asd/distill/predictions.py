@@ -1,4 +1,4 @@
-"""What the networks said about one noisy batch: the input of every term of every method."""
+"""Predictions of the networks at one noisy batch: the input of every term of every method."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Predictions(Mapping[str, Tensor]):
         return len(self.said) + len(self.noisy.extras)
 
     def limited(self, names: Iterable[str], reader: str) -> "Predictions":
-        """What ``reader`` declared to read, alone."""
+        """The predictions that ``reader`` declared, and no others."""
         said = {name: self[name] for name in names if name not in self.noisy.extras}
         return Predictions(self.noisy, said, reader)
 

@@ -25,7 +25,7 @@ Times = Float[Tensor, " B"] | Int[Tensor, " B"]
 
 
 class NoiseSchedule(ABC):
-    """What a method needs to know of a forward process.
+    """A forward process, as far as a method needs to know it.
 
     ``signal`` and ``noise`` are the squares of alpha and sigma.
     """

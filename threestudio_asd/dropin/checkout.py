@@ -1,4 +1,4 @@
-"""What a folder is: a checkout of threestudio or not, with which of our drop-ins."""
+"""Recognises checkouts of threestudio, and our drop-ins in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Checkout:
 
     @property
     def state(self) -> str:
-        """What lies there: ``absent``, ``clone``, ``linked`` (also if outdated) or ``foreign``."""
+        """Drop-in: ``absent``, ``clone``, ``linked`` (also if outdated) or ``foreign``."""
         if not self.dropin.exists() and not self.dropin.is_symlink():
             return "absent"
         if (self.dropin / "threestudio_asd/dropin/__init__.py").is_file():

@@ -76,7 +76,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Optimiser steps of the critic per step of the generator; all but the last, which both
         take, have draws of their own. Accumulated batches each bring their own steps before it."""
         camera_condition_type: str = "extrinsics"
-        """What the critic is told about the view: extrinsics, mvp or none."""
+        """The camera that the critic is told: extrinsics, mvp or none."""
 
         min_step_percent: Any = 0.02
         max_step_percent: Any = 0.98
@@ -192,7 +192,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         return out
 
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
-        """What the prompt says of ``views``, for the predictions that the method reads."""
+        """The prompt's conditions at ``views``, for the predictions that the method reads."""
         view_dependent = self.cfg.view_dependent_prompting
         names = self.step.asked
         return Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)

@@ -1,4 +1,4 @@
-"""What teacher and critic make of a step, as pictures for a person to look at."""
+"""Pictures of a step, as teacher and critic see it."""
 
 from typing import Any
 

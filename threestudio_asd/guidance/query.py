@@ -72,7 +72,7 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the teacher said at one noisy batch; perp-neg happens here and nowhere else."""
+    """The teacher's answer at one noisy batch; perp-neg happens here and nowhere else."""
 
     said: dict[str, Tensor]
     negatives: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What the teacher alone makes of a step's noisy latents: threestudio's pictures of a guidance."""
+"""Samples of the teacher from a step's noisy latents: threestudio's pictures of a guidance."""
 
 from typing import Any
 

@@ -213,7 +213,7 @@ class DistillationStep:
 
     @property
     def _critic_needs(self) -> frozenset[str]:
-        """What the critic's objective asks of the teacher."""
+        """The predictions of the teacher that the critic's objective reads."""
         return frozenset(self.method.critic.needs(self.settings))
 
     @property

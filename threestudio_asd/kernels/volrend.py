@@ -71,7 +71,7 @@ class _ExclusiveSum(Function):
 
 
 def _widen(value: Tensor | None, like: Tensor) -> Tensor | None:
-    """What a network returned under autocast (half, bfloat16) in the precision of the samples."""
+    """A network's output under autocast (half, bfloat16), in the precision of the samples."""
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.to(like.dtype) if half else value
 
@@ -121,7 +121,7 @@ class Rays:
 
     @classmethod
     def checked(cls, ray_indices: Any, n_rays: int | None, n_samples: int) -> "Rays":
-        """Of ``n_samples`` samples; ``n_rays`` by default up to the last that has any.
+        """Rays of ``n_samples`` samples; ``n_rays`` is by default up to the last that has any.
 
         Raises:
             UserError: if an index is missing, out of range or out of order; of rays that were

@@ -44,7 +44,7 @@ class RayIntervals:
 
 
 class AbstractEstimator(nn.Module):
-    """What threestudio derives its importance estimator from."""
+    """The base class of threestudio's importance estimator."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ def antialias(
 
 
 def antialias_construct_topology_hash(tri: Tensor) -> Tensor:
-    """What :func:`antialias` needs to know of ``tri``, to be kept while that stays."""
+    """The topology of ``tri`` for :func:`antialias`, to be kept while the triangles stay."""
     return _antialias.edge_links(tri)
 
 

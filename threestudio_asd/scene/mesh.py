@@ -99,7 +99,7 @@ class Mesh:
 
     @property
     def edge_links(self) -> Int[Tensor, "links"]:
-        """What antialiasing needs to know of the triangles, :func:`.antialias.edge_links`."""
+        """The triangles' neighbours, for antialiasing: :func:`.antialias.edge_links`."""
         if self._links is None:
             self._links = edge_links(self.triangles.corners)
         return self._links

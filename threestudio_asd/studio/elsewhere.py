@@ -1,4 +1,4 @@
-"""What threestudio registers and this host lacks, and what is nearest to it here.
+"""Names that threestudio registers and this host lacks, and the nearest to each here.
 
 The configs of threestudio name these; threestudio itself runs them, on our stand-ins for its
 compiled extensions if need be.

@@ -1,4 +1,4 @@
-"""What every system here does with a guidance's output."""
+"""Losses and logs from a guidance's output, for every system."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -66,7 +66,7 @@ class TextTo3DSystem(host.BaseLift3DSystem):
         return loss, found
 
     def guided_images(self, out: dict[str, Any]) -> Tensor:
-        """Those of the renders ``out`` that the guidance judges, (B, H, W, 3) in [0, 1]."""
+        """The renders of ``out`` for the guidance, (B, H, W, 3) in [0, 1]."""
         return self._of_mesh(out, "comp_normal") if self.stage == "geometry" else out["comp_rgb"]
 
     def _regularisers(self, out: dict[str, Any]) -> dict[str, Callable[[], Tensor]]:

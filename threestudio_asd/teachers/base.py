@@ -1,4 +1,4 @@
-"""What a frozen diffusion model must offer to be distilled, and where it is looked up.
+"""The contract of teachers, frozen diffusion models, and their registry.
 
 Epsilon, v, x_0 and flow networks meet one contract here: above it, every teacher speaks epsilon.
 """

@@ -87,7 +87,7 @@ def tensor_shapes(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], d
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
-    """Those settings of a UNet that its tensors betray, as its config.json would state them."""
+    """The settings of a UNet that its tensors betray, as its config.json would state them."""
     config: dict[str, Any] = {}
     for key, shape in shapes.items():
         name = key.removeprefix("model.diffusion_model.")
@@ -112,7 +112,7 @@ def _is_whole(shapes: Shapes) -> bool:
 
 
 def _require_schedule(saved: Path, stated: Mapping[str, Any], model: Path | None) -> None:
-    """What the checkpoint states must be what ``model`` does: the teacher has its schedule."""
+    """Require that the checkpoint states what ``model`` does: the teacher has its schedule."""
     if model is None:
         return
     own = _SCHEDULE | dict(read_configs(model, ("scheduler",)).get("scheduler", {}))

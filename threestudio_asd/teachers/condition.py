@@ -1,4 +1,4 @@
-"""What a network is told beside x_t and t."""
+"""Conditions of a network beside x_t and t."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

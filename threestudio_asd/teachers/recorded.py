@@ -23,7 +23,7 @@ Function = Callable[..., Tensor]
 
 
 class Recorder:
-    """Of one network.
+    """The recorder of one network.
 
     Args:
         network: What is recorded. Weights that want gradients may change in place, the others and

@@ -15,7 +15,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def edition(folder: Path) -> int:
-    """Of a published embedded model, from its report; a later edition has a greater one."""
+    """The edition of a published embedded model, from its report; later ones are greater."""
     return json.loads((folder / "report.json").read_text())["edition"]
 
 

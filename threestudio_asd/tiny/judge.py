@@ -67,5 +67,5 @@ def load_judge(folder: Path = WEIGHTS / "judge") -> Judge:
 
 
 def load_report(folder: Path = WEIGHTS / "judge") -> dict:
-    """What was measured when the judge was frozen (accuracy, confusion matrices, SHA-256)."""
+    """The measurements made when the judge was frozen (accuracy, confusion matrices, SHA-256)."""
     return json.loads((folder / "report.json").read_text())

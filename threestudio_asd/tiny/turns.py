@@ -70,7 +70,7 @@ def views_around(object_name: str, color_name: str) -> tuple[Images, Masks]:
 
 
 def facing(images: Images, masks: Masks, object_name: str, color_name: str) -> Facing:
-    """Of a result, by its fixed views on grey 0.5 and its silhouettes there."""
+    """The facing of a result, from its fixed views on grey 0.5 and their silhouettes."""
     truth, truth_masks = views_around(object_name, color_name)
     own = _truth_apart(object_name, color_name)
     apart = _differences(images, masks, truth, truth_masks)

@@ -1,4 +1,4 @@
-"""What is generated, a row each: how its truth looks, and what counts as one result."""
+"""Generators, a row each: their truth, and what counts as one result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

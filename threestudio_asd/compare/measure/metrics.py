@@ -29,7 +29,7 @@ SOLID_CELLS = 64  # to each side of the cube [-1, 1]^3
 def judge_scores(
     judge: Judge, images: Float[Tensor, "B 3 64 64"], object_name: str, color_name: str
 ) -> dict[str, Float[Tensor, "B"]]:
-    """What the judge makes of each image.
+    """The judge's opinion of each image.
 
     ``right`` (0 or 1: it names object and colour), ``p_object``, ``p_color`` and ``p_pair``
     (probabilities in [0, 1]; the last is :meth:`Judge.probability`).

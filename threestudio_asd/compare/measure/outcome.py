@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class Outcome:
-    """What one optimisation left.
+    """The result of one optimisation.
 
     Args:
         halfway, images: pictures in [0, 1] after half of the steps and after all.

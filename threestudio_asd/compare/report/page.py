@@ -139,7 +139,7 @@ def _picture(summary: Summary, archive: Archive, cell: Cell) -> str:
 
 
 def _meshes(grid: Grid, summary: Summary, archive: Archive) -> str:
-    """Of 3D results: every prompt and method at the middle one of the scales, first seed."""
+    """The meshes of 3D results: every prompt and method at the middle scale, first seed."""
     scale = sorted(grid.cfg.scales)[len(grid.cfg.scales) // 2]
     cells = [
         grid.cell(method, scale, prompt, grid.cfg.seeds[0])

@@ -114,7 +114,7 @@ class Summary:
         return {k: float(np.mean(v)) if v else None for k, v in known.items()}
 
     def fid(self, method: str, scale: float) -> float | None:
-        """Of all results against all truths; None below twice as many as there are features."""
+        """FID of all results against all truths; None below twice as many as there are features."""
         found = [
             r["features"]
             for cell, r in self.records.items()

@@ -54,7 +54,7 @@ def robustness(grid: Grid, summary: Summary) -> list[Table]:
 
 
 def advantages(grid: Grid, summary: Summary) -> Table:
-    """Of every method over every other that comes before it."""
+    """The differences of every method over every other before it."""
     names = _quality(summary)
     rows = []
     for other, method in combinations(grid.rows, 2):

@@ -1,4 +1,4 @@
-"""What ran a cell."""
+"""The machine that runs a cell."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float | None:
-    """Of the GPU, or of this process, since :func:`forget_peak_memory`; None if not known."""
+    """Peak memory of the GPU, or of this process, since :func:`forget_peak_memory`, or None."""
     if get_device().type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return memory.peak_mb() if _CLEAR_REFS.exists() else None

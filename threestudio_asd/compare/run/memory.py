@@ -1,4 +1,4 @@
-"""What Linux tells of memory: a process's peak, and how often it ran short."""
+"""Memory on Linux: a process's peak, and how often it ran short."""
 
 import re
 from pathlib import Path

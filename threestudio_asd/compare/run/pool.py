@@ -146,7 +146,7 @@ class Pool:
         return worker
 
     def _wait(self) -> list[_Worker]:
-        """Those that said something or died; empty when it is time to look at their memory."""
+        """Workers that reported or died; empty when it is time to look at their memory."""
         of = {w.connection: w for w in self._workers}
         of |= {w.process.sentinel: w for w in self._workers}
         ready = wait(list(of), timeout=_SAMPLE)

@@ -121,7 +121,7 @@ def _tell_quotes(key: str, text: str) -> None:
 
 
 def readable(arguments: Iterable[Argument]) -> Iterator[DictConfig]:
-    """Those of ``arguments`` that are valid YAML."""
+    """The ``arguments`` that are valid YAML."""
     for argument in arguments:
         with suppress(*UNREADABLE):
             yield argument.as_yaml()

@@ -48,7 +48,7 @@ def make_new(parent: Path, name: str, times: Iterator[str]) -> tuple[Path, str]:
 
 
 def folder_instead(folder: Path) -> str:
-    """What a message says of a folder that was given where a checkpoint is wanted."""
+    """The message about a folder that was given where a checkpoint is wanted."""
     found = newest_checkpoint(folder)
     if found is None:
         return "it is a folder without a checkpoint; name a file such as <trial>/ckpts/last.ckpt."
@@ -56,7 +56,7 @@ def folder_instead(folder: Path) -> str:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Of a trial's folder, or of its ``ckpts``: ``last.ckpt``, else the file written last."""
+    """The checkpoint of a trial's folder, or of its ``ckpts``: ``last.ckpt``, else the newest."""
     for place in (folder / "ckpts", folder):
         files = sorted(place.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
         last = [file for file in files if file.name == "last.ckpt"]

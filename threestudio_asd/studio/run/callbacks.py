@@ -1,4 +1,4 @@
-"""What the launcher adds to a training: progress, a clean stop, an end to non-finite steps."""
+"""The launcher's callbacks: progress, a clean stop, an end to non-finite steps."""
 
 import time
 from pathlib import Path

@@ -188,7 +188,7 @@ def _attachments(
 
 
 def _resuming_command(args: argparse.Namespace, trial: Path, last: Path) -> str:
-    """What goes on with this trial from its last checkpoint, in the program that runs now."""
+    """The command that goes on with this trial from its last checkpoint."""
     own = Path(sys.argv[0]).name == "launch.py"
     start = ["python", sys.argv[0]] if own else ["threestudio-asd", "launch"]
     gpu = [] if args.gpu == "0" else ["--gpu", args.gpu]

@@ -1,4 +1,4 @@
-"""What a trial folder keeps besides results: its config, command and code."""
+"""Config, command and code, which a trial folder keeps besides its results."""
 
 import os
 import shutil

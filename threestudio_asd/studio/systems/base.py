@@ -29,7 +29,7 @@ from threestudio_asd.studio.systems.seeding import seed_step
 
 
 class BaseSystem(FiniteStepsMixin, pl.LightningModule, Updateable, SaverMixin):
-    """What a config's ``system_type`` names.
+    """Base class of what a config's ``system_type`` names.
 
     Construction: ``configure()``, then the weights of ``cfg.weights``, then
     ``post_configure()``. Modules that a checkpoint must hold are built in ``configure()`` or in

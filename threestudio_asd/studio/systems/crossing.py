@@ -1,4 +1,4 @@
-"""What the CPU reads of a training step: it crosses from the device in one copy.
+"""The values of a training step that the CPU reads cross from the device in one copy.
 
 Reading a number from a CUDA tensor waits until everything before it is computed. A step that reads
 its ten logged values one by one, and asks twice whether all is finite, leaves the device idle as

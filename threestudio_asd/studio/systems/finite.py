@@ -37,6 +37,6 @@ class FiniteStepsMixin(CrossingMixin):
             log.warn("step %d: loss or gradient is not finite; skipped.", self.global_step)
 
     def _gradient_norm(self) -> list[Tensor]:
-        """Of all gradients, if there are any."""
+        """The norm of all gradients, if there are any."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
         return [torch.nn.utils.get_total_norm(grads)] if grads else []

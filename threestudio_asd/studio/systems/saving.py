@@ -1,4 +1,4 @@
-"""What systems write during validation, test and export: threestudio's ``save_*`` methods."""
+"""Files of validation, test and export: threestudio's ``save_*`` methods."""
 
 import json
 import os

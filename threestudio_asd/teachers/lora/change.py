@@ -1,4 +1,4 @@
-"""What the tensors of one layer in a LoRA file do to the layer's weight and bias.
+"""The change of a layer's weight and bias by its tensors in a LoRA file.
 
 Sources of the formulas: Hu et al. 2021 (LoRA); Yeh et al. 2023, "Navigating Text-to-Image
 Customization" (LyCORIS: LoCon with its CP decomposition, LoHa, LoKr, full differences); Liu et al.
@@ -92,7 +92,7 @@ _NUMBERS = ("alpha", "scalar")
 
 
 def name(parts: Parts) -> str:
-    """What a layer's change is called, for people."""
+    """The kind of a layer's change, for messages."""
     family = next((family.name for part, family in FAMILIES.items() if part in parts), "bias")
     decomposed = "dora_scale" in parts or "magnitude" in parts
     family += " with CP decomposition" if "mid" in parts else ""

@@ -50,7 +50,7 @@ class LoRAFile:
     layers: dict[str, change.Parts]
     """The layer's name in the file -> part (``names.split``) -> tensor."""
     left_out: str
-    """What is for a text encoder, and left out; empty if nothing is."""
+    """Description of the parts for a text encoder, which are left out; or empty."""
     strength: Strength
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class LoRAFile:
         return cls(file, layers, left_out, Strength(config, metadata), metadata)
 
     def describe(self) -> str:
-        """What it is, in a line."""
+        """A description in one line."""
         kinds = Counter(change.name(parts) for parts in self.layers.values())
         found = kinds.most_common()
         text = ", ".join(f"{kind} of {count(number, 'layer')}" for kind, number in found)

@@ -84,7 +84,7 @@ def has_config(file: Path, state: dict[str, Tensor]) -> bool:
 
 
 def tensors(file: Path) -> dict[str, Tensor]:
-    """What a file holds; pickles may give a number where a tensor is meant."""
+    """The tensors of a file; pickles may give a number where a tensor is meant."""
     state = read_tensors(file)
     for key, value in state.items():
         if isinstance(value, (int, float)):

@@ -36,7 +36,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class Unclear(ValueError):
-    """What a file and its surroundings state of its strength is no number that can be relied on."""
+    """The strength that a file and its surroundings state cannot be relied on."""
 
 
 class Strength:
@@ -110,7 +110,7 @@ class Strength:
         return math.sqrt(rank) if self.config.get("use_rslora") else float(rank)
 
     def _by_metadata(self, rank: int) -> float:
-        """Of a layer without alpha: what the trainer noted, else 1, as in files before alpha."""
+        """A layer without alpha: the trainer's note, else 1, as in files before alpha."""
         noted = self._kohya.get("ss_network_alpha")
         if noted in (None, "None"):
             if self._stabilised:
@@ -188,7 +188,7 @@ def _check(config: Mapping[str, Any], source: str) -> None:
 
 
 def _pattern(config: Mapping[str, Any], key: str, path: str) -> Any:
-    """What a per-layer pattern says of a layer; as in PEFT, the first that its path ends in."""
+    """The value of a per-layer pattern; as in PEFT, the first that the layer's path ends in."""
     for pattern, value in (config.get(key) or {}).items():
         try:
             found = re.match(rf"(.*\.)?({pattern})$", path)

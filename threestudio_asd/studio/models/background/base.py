@@ -1,4 +1,4 @@
-"""What backgrounds share."""
+"""Base class of backgrounds."""
 
 from dataclasses import dataclass
 

@@ -42,7 +42,7 @@ def bake(
 def attributes(
     points: Float[Tensor, "N 3"], geometry: BaseGeometry, material: BaseMaterial
 ) -> dict[str, Float[Tensor, "N C"]]:
-    """What the material exports at ``points``: ``albedo`` and the like, in [0, 1]."""
+    """The material's attributes at ``points``: ``albedo`` and the like, in [0, 1]."""
     parts = [
         material.export(points=chunk, **geometry.export(points=chunk)) for chunk in _chunks(points)
     ]

@@ -1,4 +1,4 @@
-"""What exporters share."""
+"""Base class of exporters."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What an exported mesh looks like, drawn from the mesh and its own colours alone."""
+"""Pictures of an exported mesh, drawn from the mesh and its own colours alone."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What geometries share: the bounding box and the extraction of a mesh."""
+"""Base classes of geometries: the bounding box and the extraction of a mesh."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What materials share."""
+"""Base class of materials."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every prompt processor does, whatever its text encoder."""
+"""Base class of prompt processors, whatever their text encoder."""
 
 import json
 from abc import abstractmethod

@@ -19,7 +19,7 @@ Decay = tuple[float, float, float]
 
 @dataclass
 class PromptProcessorOutput:
-    """What guidances receive as ``prompt_utils``; ``_vd`` is side, front, back, overhead."""
+    """The ``prompt_utils`` of guidances; ``_vd`` is side, front, back, overhead."""
 
     text_embeddings: Float[Tensor, "1 L D"]
     uncond_text_embeddings: Float[Tensor, "1 L D"]

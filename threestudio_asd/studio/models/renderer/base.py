@@ -1,4 +1,4 @@
-"""What renderers share."""
+"""Base class of renderers."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
