@@ -200,13 +200,15 @@ def test_a_loss_is_differentiated_through_the_networks_it_names(means, latents, 
     assert critic.factor.grad is not None and latents.grad is None
 
 
-def test_views_of_a_group_share_their_time(make):
+def test_views_of_a_group_share_their_time(make, prompt, views):
     guidance = make(method="sds")
     guidance.teacher.views_at_once = 4
     t = guidance._times(8)
     assert len(t) == 8 and len(set(t.tolist())) == 2 and len(set(t[:4].tolist())) == 1
     with pytest.raises(UserError, match="multiple of that"):
         guidance._times(6)
+    with pytest.raises(UserError, match=r"Perp-neg asks about single views.*use_perp_neg=false"):
+        guidance(torch.rand(2, 8, 8, 4), prompt(True), **views(), rgb_as_latents=True)
 
 
 @pytest.mark.parametrize(

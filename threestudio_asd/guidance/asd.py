@@ -16,7 +16,12 @@ from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.errors import UserError
-from threestudio_asd.guidance.checks import checked, choices, require_models
+from threestudio_asd.guidance.checks import (
+    checked,
+    choices,
+    require_models,
+    require_single_views,
+)
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import captions, pictures
@@ -113,14 +118,10 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
-        shared = {"critic_scale": cfg.guidance_scale_lora, "weighting": cfg.weighting_strategy}
+        parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
+        gradient = (cfg.weighting_strategy, cfg.guidance_rescale)
         self.steps = {
-            start: DistillationStep(
-                *(method, self.teacher, self.critic, settings),
-                **shared,
-                rescale=cfg.guidance_rescale,
-            )
-            for start, method in methods.items()
+            start: DistillationStep(method, *parts, *gradient) for start, method in methods.items()
         }
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
@@ -195,7 +196,10 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
         view_dependent = self.cfg.view_dependent_prompting
         names = self.step.asked
-        return Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
+        text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
+        if text.negatives is not None:
+            require_single_views(self.teacher)
+        return text
 
     def distil(
         self,

@@ -11,7 +11,7 @@ from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
-from threestudio_asd.teachers.base import TEACHERS
+from threestudio_asd.teachers.base import TEACHERS, Teacher
 
 CAMERAS = ("extrinsics", "mvp", "none")
 # Keys of threestudio and the fork that would silently do nothing -> what to do instead.
@@ -89,6 +89,16 @@ def require_models(cfg: Any) -> None:
             fit; the message says which and what to do.
     """
     TEACHERS.get(cfg.get("teacher_type") or "stable-diffusion").require(cfg)
+
+
+def require_single_views(teacher: Teacher) -> None:
+    """Raises UserError if ``teacher`` takes several views at once, of which perp-neg, which asks
+    about some of them again, knows nothing."""
+    if teacher.views_at_once > 1:
+        raise UserError(
+            f"Perp-neg asks about single views, and this teacher takes {teacher.views_at_once} at "
+            "a time; set system.prompt_processor.use_perp_neg=false."
+        )
 
 
 def choices(cfg: Any, methods: Iterable[Method]) -> list[str]:
