@@ -6,9 +6,11 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from processes import ROOT
 
 from threestudio_asd.compare import archive as archives
 from threestudio_asd.compare.archive import INDEX, Archive, pack
+from threestudio_asd.compare.grid import load_grid
 from threestudio_asd.compare.records import (
     cell_file,
     finished,
@@ -137,3 +139,21 @@ def test_records_of_another_config_do_not_count(grid, filled, caplog):
     index.write_text("\n".join(json.dumps(line) for line in (header, *lines)))
     assert len(finished(grid, filled)) == len(grid.cells) - 1
     assert "do not count" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "count"), [("2d", 192), ("recover", 104)])
+def test_the_published_records_count(name, count, caplog):
+    grid, out = load_grid(f"compare/{name}"), ROOT / "benchmarks/results/compare" / name
+    assert len(finished(grid, out)) == count == len(grid.cells)
+    assert "do not count" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(ROOT.glob("benchmarks/results/compare/*/")), ids=lambda path: path.name
+)
+def test_every_published_archive_is_whole(folder):
+    archive = Archive.of(folder)
+    last = list(archive.cells)[-1]
+    assert archive.record(last) and archive.file(last, "png")
+    if archive.header["scenes"]:
+        assert any(archive.file(name, "webp") for name in archive.cells)

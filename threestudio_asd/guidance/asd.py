@@ -16,12 +16,8 @@ from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.errors import UserError
-from threestudio_asd.guidance.checks import (
-    checked,
-    choices,
-    require_models,
-    require_single_views,
-)
+from threestudio_asd.guidance import checks
+from threestudio_asd.guidance.checks import checked, choices, require_models
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import captions, pictures
@@ -119,10 +115,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
-        gradient = (cfg.weighting_strategy, cfg.guidance_rescale)
-        self.steps = {
-            start: DistillationStep(method, *parts, *gradient) for start, method in methods.items()
-        }
+        parts += (cfg.weighting_strategy, cfg.guidance_rescale)
+        self.steps = {start: DistillationStep(m, *parts) for start, m in methods.items()}
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
@@ -198,7 +192,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         names = self.step.asked
         text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
         if text.negatives is not None:
-            require_single_views(self.teacher)
+            checks.require_single_views(self.teacher)
         return text
 
     def distil(

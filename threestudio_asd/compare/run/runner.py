@@ -49,9 +49,11 @@ def run_grid(
 ) -> dict[Cell, Record]:
     """Run what is missing of every ``shard[1]``-th cell from ``shard[0]`` on.
 
+    Torch's own threads are set to one, as the figures were measured.
+
     Args:
         jobs: How many cells run at the same time, each in a process of its own if more than one.
-        plugins: Modules that those processes import first.
+        plugins: Modules that those processes import first, before the extensions in ``custom/``.
 
     Returns:
         All records that are there in the end.
@@ -59,6 +61,8 @@ def run_grid(
     Raises:
         CellsLost: The processes of some cells were killed, twice; all others are there.
     """
+    prepare_cpu()
+    load_extensions()
     make_folder(out / "cells")
     records = finished(grid, out)
     mine = grid.cells[shard[0] :: shard[1]]
