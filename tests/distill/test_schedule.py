@@ -82,6 +82,7 @@ def test_a_flow_is_a_straight_line():
     counted = FlowSchedule(1000.0)
     torch.testing.assert_close(counted.add_noise(x0, noise, 1000 * t), x_t)
     assert counted.between(0.02, 0.98) == TimestepRange(20.0, 980.0)
+    assert 0 < FLOW.signal(torch.tensor([FLOW.between(0.0, 1.0).max_step])).item() < 1e-6
     assert FLOW.same_as(FlowSchedule()) and not FLOW.same_as(counted)
     assert not FLOW.same_as(SCHEDULE) and not SCHEDULE.same_as(FLOW)
     assert FLOW.to("meta").device.type == "meta" and FLOW.device.type == "cpu"

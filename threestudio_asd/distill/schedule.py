@@ -180,7 +180,8 @@ class FlowSchedule(NoiseSchedule):
 
     def between(self, low: float, high: float) -> TimestepRange:
         check_fractions(low, high)
-        return TimestepRange(float(low * self.scale), float(high * self.scale))
+        times = TimestepRange(float(low * self.scale), float(high * self.scale))
+        return times.up_to(self.scale * (1.0 - LEAST_ALPHA))  # where alpha is LEAST_ALPHA
 
     def same_as(self, other: NoiseSchedule) -> bool:
         return isinstance(other, FlowSchedule) and other.scale == self.scale
