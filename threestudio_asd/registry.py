@@ -30,9 +30,8 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """The entry called ``name``; raises ``NotRegisteredError`` that lists the known names."""
         if name not in self._entries:
-            raise NotRegisteredError(
-                f"Unknown {self.kind} '{name}'; choose one of: {', '.join(self)}."
-            )
+            advice = f"choose one of: {', '.join(self)}" if self._entries else "none is registered"
+            raise NotRegisteredError(f"Unknown {self.kind} '{name}'; {advice}.")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -11,6 +11,7 @@ from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.predictions import Predictions
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import AlreadyRegisteredError, NotRegisteredError, UserError
+from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.analytic import gaussian_epsilon
 
 SCHEDULE = DiscreteSchedule.scaled_linear()
@@ -126,9 +127,30 @@ def test_a_noising_gives_what_it_declared_in_the_latents_shape(noisy):
     row = noising.Noising(lambda *_: noisy, adds=("kappa",))
     with pytest.raises(UserError, match="'mine' declares kappa and did not add it"):
         noising.check_noisy(noisy, row, "mine")
-    with pytest.raises(UserError, match=r"x_t of shape \(1, 3, 2, 2\)"):
-        object.__setattr__(noisy, "x_t", noisy.x_t[:1])  # past the check of shapes in tests
-        noising.check_noisy(noisy, noising.NOISINGS.get("gaussian"), "gaussian")
+    gaussian = noising.NOISINGS.get("gaussian")
+    for part, value in {
+        "x_t": noisy.x_t[:1],
+        "noise": noisy.noise[:1],
+        "t": noisy.t[:1],
+        "kappa": noisy.x_t[:1],
+    }.items():
+        # Past the check of shapes in tests.
+        wrong = replace(noisy, extras={"kappa": value} if part == "kappa" else {})
+        if part != "kappa":
+            object.__setattr__(wrong, part, value)
+        with pytest.raises(UserError, match=rf"'gaussian' made {part} of shape \(1,"):
+            noising.check_noisy(wrong, gaussian, "gaussian")
+
+
+def test_a_noising_adds_no_prediction(noisy):
+    noising.register_noising("shadow", adds=("cond",))(lambda *_: noisy)
+    with pytest.raises(UserError, match="'shadow' adds cond, the name of a prediction"):
+        methods.Method("mine", "guided", "noise", None, "", noising="shadow")
+
+
+def test_an_unknown_name_in_an_empty_registry():
+    with pytest.raises(NotRegisteredError, match="Unknown hat 'bowler'; none is registered"):
+        Registry("hat").get("bowler")
 
 
 def test_a_loss_may_be_a_gradient_written_out(noisy):

@@ -5,6 +5,8 @@ import logging
 import pytest
 import torch
 
+from threestudio_asd.distill.methods import METHODS, Method
+from threestudio_asd.distill.terms import TARGETS, Term
 from threestudio_asd.errors import NotRegisteredError, UserError
 
 
@@ -68,6 +70,7 @@ def test_defaults_that_differ_from_the_official_code_are_told(make, caplog, cfg,
         ({"gamma": -1.1}, "gamma must be at least -1"),
         ({"gamma_target": "paper"}, "Unknown gamma_target 'paper'"),
         ({"guidance_rescale": 2.0}, "guidance_rescale must lie in"),
+        ({"guidance_rescale": 0.7, "method": "blind"}, "of which method 'blind' makes none"),
         ({"camera_condition_type": "c2w"}, "choose one of: extrinsics, mvp, none"),
         ({"camera_condition_type": "none", "guidance_scale_lora": 2.0}, "guidance_scale_lora=1"),
         ({"lora_n_timestamp_samples": 0}, "lora_n_timestamp_samples must be at least 1"),
@@ -84,7 +87,10 @@ def test_defaults_that_differ_from_the_official_code_are_told(make, caplog, cfg,
         ({"pretrained_model_name_or_path_lora": "/no/such/folder"}, "/no/such/folder"),
     ],
 )
-def test_bad_values_are_told(make, cfg, message):
+def test_bad_values_are_told(make, monkeypatch, cfg, message):
+    null = Term("the target term 'null'", lambda predictions, scale: predictions["null"], ("null",))
+    monkeypatch.setitem(TARGETS._entries, "null", null)
+    monkeypatch.setitem(METHODS._entries, "blind", Method("blind", "null", "noise", None, paper=""))
     with pytest.raises(UserError, match=message):
         make(**cfg)
 

@@ -19,10 +19,12 @@ from threestudio_asd.distill import (
     DiscreteSchedule,
     NoisyBatch,
     optimal_critic,
+    perp_neg,
     rescaled_scale,
 )
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.query import Query
 from threestudio_asd.guidance.step import DistillationStep
 from threestudio_asd.teachers.analytic import GaussianTeacher, gaussian_epsilon
 from threestudio_asd.teachers.condition import Condition
@@ -266,6 +268,20 @@ def test_a_step_of_the_critic_alone_has_the_losses_of_a_whole_step(inputs, gamma
     alone = step.critic_terms(inputs.noisy(inputs.own), inputs.text)
     assert list(alone) == list(whole) == ["denoise", "repel"]
     assert all(agree(alone[name], whole[name]) for name in whole)
+
+
+def test_the_official_target_projects_raw_predictions_and_needs_no_null(inputs):
+    step = make_step(gamma_target="official")
+    text, noisy = inputs.text, inputs.noisy(inputs.draw)
+    assert Query(noisy, text, frozenset({"cond"}), raw=True).rows.keys() == {"cond", "negatives"}
+    said, negatives = (
+        step.teacher.epsilon(noisy.x_t.repeat_interleave(k, 0), noisy.t.repeat_interleave(k), asked)
+        for k, asked in ((1, text["cond"]), (K, text.negatives))
+    )
+    moved = perp_neg(said, negatives.unflatten(0, (B, K)), text.negative_weights, origin=None)
+    prediction = step.critic.predict(noisy.x_t, noisy.t, text.critic)
+    expected = -0.75 * (prediction - moved).square().mean()
+    assert agree(step.critic_terms(noisy, text)["repel"], expected)
 
 
 def test_rescaling_concerns_the_guided_prediction(inputs):

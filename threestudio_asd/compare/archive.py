@@ -7,10 +7,12 @@ their content, so that a packing that is cut off leaves the archive that was the
 single files in ``cells/`` go before those of the archive.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +55,7 @@ class Archive:
             try:
                 found = json.loads(line)
                 if number == 1:
-                    header = {"archive": found["archive"], **found}
+                    header = {"archive": None, **found}
                 else:
                     cells[found["cell"]] = {"box": found.get("box"), "record": found["record"]}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,23 +104,15 @@ class Archive:
         with self._part("scenes") as path, zipfile.ZipFile(path) as files:
             return {name: files.read(name) for name in files.namelist()}
 
-    def _part(self, key: str) -> "_Reading":
-        return _Reading(self.folder / str(self.header.get(key)))
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A file of the archive; what is wrong with it is a UserError that names it."""
-
-    path: Path
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | zipfile.BadZipFile | ValueError):
+    @contextlib.contextmanager
+    def _part(self, key: str) -> Iterator[Path]:
+        """A file of the archive; what is wrong with it is a UserError that names it."""
+        path = self.folder / str(self.header.get(key))
+        try:
+            yield path
+        except (OSError, zipfile.BadZipFile, ValueError) as error:
             raise UserError(
-                f"{self.path}, a part of an archive of results, cannot be read ({error}); restore "
+                f"{path}, a part of an archive of results, cannot be read ({error}); restore "
                 f"it, or move {INDEX} beside it away: its cells are then run again."
             ) from error
 
@@ -183,10 +177,9 @@ def _bytes(old: Archive, single: Path | None, name: str, kind: str) -> bytes | N
 def _sheet(pictures: dict[str, Image.Image]) -> tuple[bytes, dict[str, Box]]:
     """The pictures in columns on one sheet, losslessly, and where each of them is."""
     width = max((image.width for image in pictures.values()), default=1)
-    total = sum(image.height for image in pictures.values())
+    heights = [image.height for image in pictures.values()] or [1]
     # About as high as wide: what is far too long for a format is no better to look at.
-    tallest = max((image.height for image in pictures.values()), default=1)
-    column = min(_SIDE, max(tallest, round((total * width) ** 0.5)))
+    column = min(_SIDE, max(*heights, round((sum(heights) * width) ** 0.5)))
     boxes, x, y = {}, 0, 0
     for name, image in pictures.items():
         if y + image.height > column:

@@ -30,7 +30,7 @@ class CameraEmbedding(nn.Module):
 
     def labels(
         self,
-        camera: Float[Tensor, "B 4 4"] | Float[Tensor, "B 16"] | None,
+        camera: Float[Tensor, "B 4 4"] | None,
         like: Float[Tensor, "B C h w"],
     ) -> Float[Tensor, "B 16"]:
         """The UNet's class labels on the device of ``like``: all zeros for no camera."""

@@ -27,7 +27,7 @@ from threestudio_asd.distill.gradient import distillation_gradient
 from threestudio_asd.distill.guidance import guidance_rescale
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
 from threestudio_asd.distill.noising import NOISINGS
-from threestudio_asd.distill.predictions import Predictions, check_names
+from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names
 from threestudio_asd.distill.terms import SOURCES, TARGETS, Term
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
@@ -49,7 +49,8 @@ class Method:
     Raises:
         NotRegisteredError: A name that nobody registered.
         UserError: A term reads what no step provides; a term reads the critic but no objective
-            trains it, or the reverse; both terms and a loss, or neither.
+            trains it, or the reverse; both terms and a loss, or neither; the noising adds what is
+            called like a prediction.
     """
 
     name: str
@@ -67,6 +68,11 @@ class Method:
                 f"Method '{self.name}' needs a target and a source, or a loss in place of both."
             )
         adds = NOISINGS.get(self.noising).adds
+        if taken := sorted({*adds} & {*PREDICTIONS}):
+            raise UserError(
+                f"Method '{self.name}': its noising '{self.noising}' adds {', '.join(taken)}, the "
+                "name of a prediction; call it something else."
+            )
         for part in self._parts:
             check_names(part.needs, f"Method '{self.name}': {part.name}", adds)
         has_critic = self.critic is not None

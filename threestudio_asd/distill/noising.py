@@ -145,12 +145,14 @@ def gaussian(x0: Float[Tensor, "B C H W"], t: Times, views: Views, predict: Pred
 
 def check_noisy(noisy: NoisyBatch, noising: Noising, name: str) -> NoisyBatch:
     """``noisy``, which a user's function may have made; raises UserError if an extra that it
-    declared is missing or its latents have another shape."""
+    declared is missing or something has another shape than its x_0."""
     if missing := [extra for extra in noising.adds if extra not in noisy.extras]:
         raise UserError(f"The noising '{name}' declares {', '.join(missing)} and did not add it.")
-    if noisy.x_t.shape != noisy.x0.shape or len(noisy.t) != len(noisy.x0):
-        raise UserError(
-            f"The noising '{name}' made x_t of shape {tuple(noisy.x_t.shape)} and {len(noisy.t)} "
-            f"times of x_0 of shape {tuple(noisy.x0.shape)}."
-        )
+    made = {"x_t": noisy.x_t, "noise": noisy.noise, **noisy.extras}
+    shapes = {what: tuple(x.shape) for what, x in made.items() if x.shape != noisy.x0.shape}
+    if len(noisy.t) != len(noisy.x0):
+        shapes["t"] = tuple(noisy.t.shape)
+    if shapes:
+        listed = ", ".join(f"{what} of shape {shape}" for what, shape in shapes.items())
+        raise UserError(f"The noising '{name}' made {listed} of x_0 {tuple(noisy.x0.shape)}.")
     return noisy

@@ -53,10 +53,17 @@ def checked(cfg: Any, device: torch.device) -> tuple[dict[int, Method], CriticSe
         raise UserError(
             f"system.guidance.guidance_rescale must lie in [0, 1]; got {cfg.guidance_rescale}."
         )
+    methods = stages(cfg.method)
+    for method in methods.values():
+        if cfg.guidance_rescale and (method.loss is not None or "cond" not in method.needs):
+            raise UserError(
+                "system.guidance.guidance_rescale pulls the target towards the prediction 'cond', "
+                f"of which method '{method.name}' makes none; set it to 0."
+            )
     _check_counts(cfg)
     WEIGHTINGS.get(cfg.weighting_strategy)
     TEACHERS.get(cfg.teacher_type), CRITICS.get(cfg.critic_type)
-    return stages(cfg.method), CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
+    return methods, CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
 
 
 def stages(method: Any) -> dict[int, Method]:

@@ -8,9 +8,12 @@ from pathlib import Path
 from threestudio_asd import log
 from threestudio_asd.studio.registry import note_failed_extension
 
+_met: set[Path] = set()
+
 
 def load_extensions(folder: Path = Path("custom")) -> None:
-    """Import every package and ``.py`` file of ``folder``; names ending in ``_disabled`` rest.
+    """Import every package and ``.py`` file of ``folder``, each once in a process; names ending in
+    ``_disabled`` rest.
 
     One that fails is reported and left out; a name that is missing later points to it.
     """
@@ -19,8 +22,9 @@ def load_extensions(folder: Path = Path("custom")) -> None:
     for path in sorted(folder.iterdir()):
         source = path / "__init__.py" if path.is_dir() else path
         is_module = source.suffix == ".py" and source.is_file()
-        if not is_module or path.stem.endswith("_disabled"):
+        if not is_module or path.stem.endswith("_disabled") or source.resolve() in _met:
             continue
+        _met.add(source.resolve())
         try:
             _import_file(path.stem if path.is_file() else path.name, source)
         except Exception as error:  # whatever a stranger's code raises
