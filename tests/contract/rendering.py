@@ -85,7 +85,12 @@ def geometries(host: Host) -> dict[str, Any]:
         geometry.do_update_step(0, 12)
         facts[name] = {
             "plain": numbers(geometry(points)),
-            "normal": numbers(geometry(points, output_normal=True)),
+            # A constant density has no normal but roundings, another one on every processor.
+            **(
+                {}
+                if name == "number"
+                else {"normal": numbers(geometry(points, output_normal=True))}
+            ),
             "density": numbers(geometry.forward_density(points)),
             "export": numbers(geometry.export(points)),
             "parameters": _parameters(geometry),

@@ -8,6 +8,7 @@ from pretended_device import pretended
 
 from threestudio_asd.distill.methods import METHODS
 from threestudio_asd.distill.weighting import WEIGHTINGS
+from threestudio_asd.teachers import unet
 
 pytestmark = pytest.mark.on_device
 
@@ -70,6 +71,24 @@ def test_an_option_computes_the_same(make, prompt, views, options):
     for name, value in expected.items():
         share = 1e-5 if name.startswith("loss_") else 1e-4  # guidance amplifies roundings
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=share * value.abs().max())
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_an_option_computes_in_half_precision(make, prompt, views, monkeypatch, options):
+    """What a GPU does unless a config forbids it: the teacher in float16, all else in float32."""
+    options = {"lora_rank": 2, **options}
+    text = prompt(perp_neg=options.pop("perp_neg", False))
+    image = torch.randn(2, 8, 8, 4)
+    with pretended() as place:
+        full = step(make(**options), text, views(), place, image)
+        monkeypatch.setattr(unet, "HALF_PRECISION", {place.type})
+        guidance = make(**options)
+        found = step(guidance, text, views(), place, image)
+    assert guidance.teacher.net.dtype == torch.float16
+    assert found.keys() == full.keys() and {x.dtype for x in found.values()} == {torch.float32}
+    for name, value in full.items():
+        error = (found[name] - value).norm() / value.norm()
+        assert error < 0.05, (name, error)  # NaN is not
 
 
 def test_images_are_encoded_and_pictures_made(make, prompt, views):

@@ -4,6 +4,8 @@ Every shipped configuration of the embedded world is taken along by itself.
 """
 
 import csv
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pretended_device import pretended, tally
 from processes import ROOT
 
 from threestudio_asd.cli.main import main
+from threestudio_asd.teachers import unet
 
 pytestmark = pytest.mark.on_device
 
@@ -103,6 +106,54 @@ def test_a_configuration_trains_goes_on_and_exports(launch, model, config):
         elif "geometry" not in config:  # it has no colours to export
             assert main([*parsed, "--export"]) == 0
             assert list(Path("outputs/test/device/save").glob("it*-export/*"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_configuration_trains_in_half_precision(launch, model, monkeypatch, config):
+    """As it does on CUDA: the teacher's networks in float16, critic and scene in float32."""
+    drop = ("system.guidance.pretrained_model_name_or_path",) if "pixels" in config else ()
+    options = (*small(config), *teachers(config, model), "tag=half")
+    with pretended() as place:
+        monkeypatch.setattr(unet, "HALF_PRECISION", {place.type})
+        assert launch(*options, config=f"tiny/{config}.yaml", drop=drop) == 0
+    found = losses("half")
+    assert found and all(map(math.isfinite, found))
+    last = torch.load("outputs/test/half/ckpts/last.ckpt", weights_only=True)["state_dict"]
+    assert all(x.dtype != torch.float16 and x.isfinite().all() for x in last.values())
+
+
+STAGES = (
+    *("data.width=16", "data.height=16", "data.batch_size=1"),
+    *("data.eval_width=16", "data.eval_height=16", "data.n_val_views=1", "data.n_test_views=1"),
+    *("trainer.val_check_interval=2", "trainer.max_steps=2"),
+    "coarse:system.renderer.num_samples_per_ray=32",
+    "coarse:system.geometry.isosurface_threshold=auto",
+    "geometry:system.geometry.isosurface_resolution=16",
+    "texture:system.geometry.isosurface_resolution=16",
+    "geometry:system.geometry_convert_override.isosurface_threshold=auto",
+    "texture:system.exporter.texture_size=32",
+)
+
+
+@pytest.mark.long
+def test_all_stages_in_one_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pretended():
+        assert main(["demo", "--full", "--prompt", "a red mug", *STAGES]) == 0
+    assert [*tmp_path.glob("outputs/demo/*/texture/save/*-export/*.glb")]
+
+
+@pytest.mark.parametrize("representation", ["2d", "nerf"])
+def test_a_cell_of_a_comparison(tmp_path, monkeypatch, representation):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--methods", "ASD -0.75", "--scales", "7.5", "--prompts", "a red mug", "--seeds", "0")
+    command = ["compare", "--config", f"compare/{representation}", *flags, "--steps", "2"]
+    with pretended():
+        assert main([*command, "--jobs", "1", "--out", "out"]) == 0
+    (record,) = tmp_path.glob("out/cells/*.json")
+    found = json.loads(record.read_text())
+    assert all(map(math.isfinite, found["p_pair"]))
 
 
 def test_accumulated_batches_and_several_steps_of_the_critic(launch):

@@ -18,7 +18,7 @@ from threestudio_asd.teachers.cache import read_once
 from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.recorded import Recorder
-from threestudio_asd.teachers.unet import FrozenUNet, parse_dtype
+from threestudio_asd.teachers.unet import FrozenUNet, network_dtype, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 
 
@@ -177,10 +177,9 @@ def require_stable_diffusion(cfg: Any) -> None:
 def stable_diffusion(cfg: Any, device: torch.device) -> StableDiffusionTeacher:
     """The model that ``pretrained_model_name_or_path`` names, in half precision on CUDA unless the
     config says otherwise."""
-    half = cfg.half_precision_weights and device.type == "cuda"
     return StableDiffusionTeacher.from_pretrained(
         cfg.pretrained_model_name_or_path,
-        dtype="fp16" if half else "fp32",
+        dtype=network_dtype(device, cfg.half_precision_weights),
         device=device,
         checkpoint=cfg.ckpt_path,
         lora=cfg.LoRA_path,

@@ -20,6 +20,8 @@ from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Where networks compute in half precision if a config allows it: a CPU is slower in it.
+HALF_PRECISION = {"cuda"}
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -28,6 +30,11 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if parsed not in DTYPES.values():
         raise UserError(f"Unknown precision '{dtype}'; choose one of: {', '.join(DTYPES)}.")
     return parsed
+
+
+def network_dtype(device: torch.device, half: bool) -> torch.dtype:
+    """What frozen networks compute in on ``device``; ``half`` allows float16."""
+    return torch.float16 if half and device.type in HALF_PRECISION else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
