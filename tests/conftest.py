@@ -43,7 +43,7 @@ def pytest_pyfunc_call(pyfuncitem):
     in a process that has run one: these tests are a run of their own (``make test``)."""
     if pyfuncitem.get_closest_marker("on_device") is None:
         return None
-    from pretended_device import import_all, register
+    from pretended import import_all, register
     from processes import forked
 
     import_all()  # once, here

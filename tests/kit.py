@@ -1,5 +1,7 @@
 """Small parts that several tests and benchmarks are made of."""
 
+import torch
+
 from threestudio_asd.teachers.plain import PlainTeacher
 from threestudio_asd.teachers.unet import FrozenUNet
 
@@ -19,3 +21,8 @@ NETWORKS = {"pos_encoding_config": ENCODING, "mlp_network_config": MLP}
 def unet_teacher(net: FrozenUNet) -> PlainTeacher:
     """A UNet without autoencoder and text encoder: all that a step asks of a teacher."""
     return PlainTeacher(net.epsilon, net.latent_shape, net.schedule)
+
+
+def on(place: torch.device, *shape: int) -> torch.Tensor:
+    """Random numbers from 0 to 1 on a device."""
+    return torch.rand(*shape, device=place)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from pretended_device import pretended
+from pretended import pretended
 
 from threestudio_asd.distill.methods import METHODS
 from threestudio_asd.distill.weighting import WEIGHTINGS

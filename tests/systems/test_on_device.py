@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretended_device import pretended, tally
+from pretended import pretended, tally
 from processes import ROOT
 
 from threestudio_asd.cli.main import main
