@@ -249,6 +249,11 @@ def draw_file(d, change, names, kinds=()):
     return drawn
 
 
+def drawn_lora(d, *kinds):
+    """A file of kohya's."""
+    return draw_file(d, lora, ("kohya",), kinds)
+
+
 def add(drawn, path, parts, changed, name):
     drawn.layers.append(path)
     drawn.state |= {name(path, part): value for part, value in parts.items()}

@@ -1,0 +1,12 @@
+"""Small random models that the tests of teachers start from."""
+
+import pytest
+from lora_unets import small_unet
+
+
+@pytest.fixture(scope="module")
+def small_unets():
+    """Projections of transformers by convolution, as in Stable Diffusion 1, and linear, as in 2;
+    each with its weights as they were."""
+    unets = [small_unet(linear=False, seed=0), small_unet(linear=True, seed=1)]
+    return [(unet, {n: v.clone() for n, v in unet.state_dict().items()}) for unet in unets]
