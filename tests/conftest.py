@@ -79,3 +79,11 @@ def as_in_a_new_process():
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
     logger.handlers.clear()
+
+
+@pytest.fixture(scope="session")
+def random_sd(tmp_path_factory):
+    """The folder of a small random model in Stable Diffusion's format; no test changes it."""
+    from threestudio_asd.tiny.random_sd import write_random_sd
+
+    return write_random_sd(tmp_path_factory.mktemp("sd"))

@@ -1,5 +1,8 @@
 """Small random models that the tests of teachers start from."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from lora_unets import small_unet
 
@@ -10,3 +13,9 @@ def small_unets():
     each with its weights as they were."""
     unets = [small_unet(linear=False, seed=0), small_unet(linear=True, seed=1)]
     return [(unet, {n: v.clone() for n, v in unet.state_dict().items()}) for unet in unets]
+
+
+@pytest.fixture
+def sd_copy(random_sd, tmp_path):
+    """A copy of ``random_sd`` that a test may change."""
+    return Path(shutil.copytree(random_sd, tmp_path / "model"))

