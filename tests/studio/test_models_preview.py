@@ -3,7 +3,7 @@
 import imageio.v2 as imageio
 import pytest
 import torch
-from test_models_mesh import ball, exporter
+from balls import ball, exporter
 
 from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.models.exporter.preview import turntable

@@ -1,4 +1,4 @@
-"""Losses of meshes, texture coordinates, baking; files come back with the field's colours."""
+"""Texture coordinates and baking: exported files come back with the field's colours."""
 
 import math
 import sys
@@ -7,29 +7,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from test_models_mesh import BBOX, Ball, ball, exporter, load
+from balls import Ball, ball, exporter, from_trimesh, load
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.scene import uv as mesh_uv
 from threestudio_asd.scene.formats import Z_UP_TO_Y_UP
 from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.scene.uv import fill_map, texel_positions
-from threestudio_asd.studio.models.exporter.check import check_mesh
-from threestudio_asd.studio.models.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
 from threestudio_asd.studio.systems.saving import SaverMixin
-
-
-def from_trimesh(mesh):
-    return Mesh(torch.tensor(np.array(mesh.vertices)).float(), torch.tensor(np.array(mesh.faces)))
-
-
-def plane(n=5, shear=0.0):
-    """An (n + 1)^2 grid in the plane z = shear x, whose inner vertices all look alike."""
-    index = torch.arange((n + 1) ** 2).view(n + 1, n + 1)
-    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
-    faces = torch.stack([a, b, c, a, c, d], dim=-1).view(-1, 3)
-    xy = torch.cartesian_prod(torch.arange(n + 1.0), torch.arange(n + 1.0))
-    return Mesh(torch.cat([xy, shear * xy[:, :1]], dim=-1), faces)
 
 
 class Striped(Ball):
@@ -46,59 +31,6 @@ class Striped(Ball):
 
 def striped(**cfg):
     return Striped({"isosurface_threshold": 50.0, "isosurface_resolution": 32, **cfg})
-
-
-def test_edges_are_those_of_the_mesh():
-    box = trimesh.creation.box()
-    edges = from_trimesh(box).edges
-    assert edges.tolist() == sorted(np.unique(np.sort(box.edges, axis=1), axis=0).tolist())
-
-
-def test_laplacian_of_known_meshes():
-    # Around an inner vertex of a plane the steps cancel; a regular tetrahedron has three equal
-    # ones from each corner, whose sum is four times the corner's distance from the centre.
-    tetrahedron = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
-    assert Mesh(tetrahedron, faces).laplacian().item() == pytest.approx(4 * math.sqrt(3))
-    assert Mesh(2 * tetrahedron, faces).laplacian().item() == pytest.approx(8 * math.sqrt(3))
-    mesh = plane(6)
-    assert mesh.laplacian().item() * 49 == pytest.approx(_laplacian_by_hand(mesh))
-    inner = 25 / 49
-    assert mesh.laplacian().item() < (1 - inner) * 3  # nothing from the inner vertices
-
-
-def _laplacian_by_hand(mesh):
-    neighbours = {i: set() for i in range(len(mesh.v_pos))}
-    for face in mesh.t_pos_idx.tolist():
-        for i in face:
-            neighbours[i] |= set(face) - {i}
-    v = mesh.v_pos.double().numpy()
-    return sum(np.linalg.norm(sum(v[i] - v[j] for j in near)) for i, near in neighbours.items())
-
-
-def test_normal_consistency_of_known_meshes():
-    assert plane(shear=0.7).normal_consistency().item() == pytest.approx(0, abs=1e-6)
-    # Normals of a regular tetrahedron's corners point outwards: all pairs at cos = -1/3.
-    tetrahedron = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
-    assert Mesh(tetrahedron, faces).normal_consistency().item() == pytest.approx(4 / 3)
-    sphere = from_trimesh(trimesh.creation.icosphere(subdivisions=3))
-    angle = 2 * np.arcsin((sphere.v_pos[sphere.edges].diff(dim=1).norm(dim=-1) / 2).numpy())
-    expected = (1 - np.cos(angle)).mean()
-    assert sphere.normal_consistency().item() == pytest.approx(expected, rel=0.01)
-
-
-@pytest.mark.parametrize("term", ["normal_consistency", "laplacian"])
-def test_gradients_of_the_losses(term):
-    made = from_trimesh(trimesh.creation.icosphere(subdivisions=1))
-    generator = torch.Generator().manual_seed(0)
-    v_pos = made.v_pos.double()
-    v_pos = v_pos + 0.1 * torch.randn(v_pos.shape, generator=generator).double()
-
-    def loss(v_pos):
-        return getattr(Mesh(v_pos, made.t_pos_idx), term)()
-
-    assert torch.autograd.gradcheck(loss, (v_pos.requires_grad_(),))
 
 
 def unit_square(turned=False):
@@ -277,55 +209,3 @@ def test_large_bakings_tell_their_progress(monkeypatch, caplog):
     with caplog.at_level("INFO", logger="threestudio_asd"):
         exporter(ball())()
     assert "sampling colours: 1000 of" in caplog.text
-
-
-def test_an_empty_mesh_is_refused():
-    with pytest.raises(UserError, match="empty"):
-        check_mesh(Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long)), BBOX)
-    with pytest.raises(UserError, match="geometry_convert_from"):
-        exporter(TetrahedraSDFGrid({"isosurface_resolution": 8}))()
-
-
-@pytest.mark.parametrize(
-    ("value", "words"), [(float("nan"), "1 of 8 vertices are not finite"), (50.0, "reaches 50")]
-)
-def test_an_exploded_mesh_is_refused(value, words):
-    mesh = from_trimesh(trimesh.creation.box())
-    mesh.v_pos[3, 1] = value
-    with pytest.raises(UserError, match=f"exploded.*{words}"):
-        check_mesh(mesh, BBOX)
-
-
-def test_foam_is_refused():
-    class Noise(Ball):
-        def forward_field(self, points):
-            generator = torch.Generator().manual_seed(0)
-            return 100 * torch.rand(len(points), 1, generator=generator), None
-
-    with pytest.raises(UserError, match=r"foam.*isosurface_threshold"):
-        exporter(Noise({"isosurface_threshold": 50.0, "isosurface_resolution": 64}))()
-
-
-def test_holes_are_told(caplog):
-    with caplog.at_level("WARNING", logger="threestudio_asd"):
-        exporter(ball())()
-        assert "holes" not in caplog.text
-
-        class Cut(Ball):
-            radii = ((0.5, (0.0, 0.0, -0.8)),)
-
-        exporter(Cut({"isosurface_threshold": 50.0, "isosurface_resolution": 32}))()
-    assert "cuts it off at z = -1." in caplog.text
-
-
-def test_a_grid_is_exported_without_its_specks():
-    cfg = {"isosurface_resolution": 24, "shape_init": "sphere", "shape_init_params": 0.5}
-    geometry = TetrahedraSDFGrid({**cfg, "isosurface_remove_outliers": True})
-    geometry.initialize_shape()
-    points = 2 * geometry.grid_vertices - 1
-    speck = (points - torch.tensor([0.85, 0.85, 0.85])).norm(dim=-1, keepdim=True) - 0.06
-    geometry.sdf.data = torch.minimum(geometry.sdf.data, speck)
-    geometry.cfg.isosurface_outlier_n_faces_threshold = 0.1
-    with torch.no_grad():
-        (out,) = exporter(geometry)()
-    assert out.params["mesh"].v_pos.max() < 0.6
