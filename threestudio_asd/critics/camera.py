@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-#: A camera is a 4 x 4 matrix (camera-to-world or model-view-projection), row by row.
-CAMERA_DIM = 16
+from threestudio_asd.teachers.views import CAMERA_DIM
 
 
 class CameraEmbedding(nn.Module):
@@ -15,14 +14,12 @@ class CameraEmbedding(nn.Module):
 
     Args:
         time_embed_dim: Width of the UNet's time embedding (1280 for Stable Diffusion).
-        dropout: Probability that a training step hides the camera of the whole batch.
     """
 
-    def __init__(self, time_embed_dim: int, dropout: float = 0.1) -> None:
+    def __init__(self, time_embed_dim: int) -> None:
         from diffusers.models.embeddings import TimestepEmbedding
 
         super().__init__()
-        self.dropout = dropout
         self.mlp = TimestepEmbedding(CAMERA_DIM, time_embed_dim)
 
     def forward(self, labels: Float[Tensor, "B 16"]) -> Float[Tensor, "B E"]:
@@ -37,7 +34,3 @@ class CameraEmbedding(nn.Module):
         if camera is None:
             return torch.zeros(like.shape[0], CAMERA_DIM, device=like.device)
         return camera.flatten(1).to(like.device, torch.float32)
-
-    def draw_dropout(self) -> bool:
-        """Draw whether this training step hides the camera (from torch's global generator)."""
-        return bool(torch.rand(()) < self.dropout)

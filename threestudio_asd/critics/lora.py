@@ -42,7 +42,8 @@ class LoRACritic(nn.Module):
             the teacher's). Several critics may share one; each needs its own ``name``.
         rank: r; the scale alpha / r is 1.
         target_modules: Name endings of the layers to adapt.
-        camera: Whether the critic is told the camera.
+        camera: Whether the critic is told the camera, by an embedding of its own; a network that
+            knows cameras tells it by its own embedding.
         camera_dropout: Probability that a training step hides it (``draw_camera_dropout``).
         init: Spread of A: "peft" uniform within 1/sqrt(fan_in), "gaussian" with deviation 1/r
             (the official code's: larger, hence faster at equal learning rate).
@@ -63,16 +64,16 @@ class LoRACritic(nn.Module):
         name: str = "critic",
     ) -> None:
         super().__init__()
-        if camera and net.unet.class_embedding is not None:
+        if camera and net.unet.class_embedding is not None and not net.knows_cameras:
             raise UserError("The critic's UNet has a class embedding already: use camera=False.")
         layers = _add_adapter(net.unet, name, rank, target_modules, init)
         # A tuple and a dict are not registered: the UNet stays out of parameters and state.
         self._net, self._layers, self.name = (net,), layers, name
         self.lora = _tree(layers, name)
         self.camera: CameraEmbedding | None = None
-        if camera:
-            width = net.unet.time_embedding.linear_2.out_features
-            self.camera = CameraEmbedding(width, camera_dropout)
+        self.knows_cameras, self.camera_dropout = camera, camera_dropout
+        if camera and not net.knows_cameras:
+            self.camera = CameraEmbedding(net.unet.time_embedding.linear_2.out_features)
         self.to(net.device).float()
 
     @property
@@ -116,13 +117,14 @@ class LoRACritic(nn.Module):
         """The critic's prediction in its own space (``prediction_type``), float32.
 
         Without ``condition.camera`` a critic that knows cameras is given zeros, as in camera
-        dropout.
+        dropout; one whose network knows them is given no embedding, as that network was trained.
 
         Raises UserError if a camera is given to a critic without camera embedding.
         """
-        if condition.camera is not None and self.camera is None:
+        if condition.camera is not None and not self.knows_cameras:
             raise UserError("This critic knows no cameras: build it with camera=True.")
-        labels = None if self.camera is None else self.camera.labels(condition.camera, x_t)
+        own = self.camera
+        labels = self.net.labels(condition) if own is None else own.labels(condition.camera, x_t)
         if self.net.dtype == torch.float16 and torch.is_grad_enabled():
             return call_scaled(self, x_t, t, condition.tokens, labels)
         return self(x_t, t, condition.tokens, labels)
@@ -147,7 +149,7 @@ class LoRACritic(nn.Module):
 
     def draw_camera_dropout(self) -> bool:
         """Whether this training step is to call ``predict`` without the camera."""
-        return self.camera is not None and self.camera.draw_dropout()
+        return self.knows_cameras and bool(torch.rand(()) < self.camera_dropout)
 
     def remove(self) -> None:
         """Take the adapter out of the UNet for good; the critic is of no use afterwards."""
@@ -167,6 +169,11 @@ def lora_critic(cfg: Any, teacher: Teacher) -> LoRACritic:
         raise UserError(
             f"critic_type 'lora' adapts a UNet, and the teacher of teacher_type "
             f"'{cfg.teacher_type}' has none; register a critic for it."
+        )
+    if net.knows_cameras and cfg.camera_condition_type == "mvp":
+        raise UserError(
+            "The teacher is told cameras as matrices to the world, and so is the critic on its "
+            "network; set system.guidance.camera_condition_type to extrinsics or none."
         )
     other = cfg.pretrained_model_name_or_path_lora
     same = cfg.single_model or other in (None, cfg.pretrained_model_name_or_path)

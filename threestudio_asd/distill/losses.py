@@ -9,8 +9,9 @@ into a network's weights)::
         return predictions["cond"].square().sum(dim=(1, 2, 3))
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,16 +32,18 @@ class GeneratorLoss:
         function: ``(predictions, scale) ->`` a loss for each item; the step takes the mean.
         needs: The predictions that it reads.
         through: Those of them that keep their gradient with respect to x_t.
+        settings: The numbers that it reads, with their defaults.
     """
 
     name: str
     function: LossFunction
     needs: tuple[str, ...]
     through: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, predictions: Predictions, scale: float) -> Float[Tensor, ""]:
         """The mean over the batch, of what the loss declared and of nothing else."""
-        losses = self.function(predictions.limited(self.needs, self.name), scale)
+        losses = self.function(predictions.limited(self.needs, self.name, self.settings), scale)
         if losses.shape != (len(predictions.t),):
             raise UserError(
                 f"{self.name} must return one loss for each of {len(predictions.t)} items; "
@@ -53,7 +56,10 @@ LOSSES: Registry[GeneratorLoss] = Registry("generator loss")
 
 
 def register_loss(
-    name: str, needs: tuple[str, ...], through: tuple[str, ...] = ()
+    name: str,
+    needs: tuple[str, ...],
+    through: tuple[str, ...] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator: register a loss under ``name``; see :class:`GeneratorLoss`.
 
@@ -67,7 +73,8 @@ def register_loss(
         )
 
     def register(function: LossFunction) -> LossFunction:
-        LOSSES.add(name, GeneratorLoss(f"the generator loss '{name}'", function, needs, through))
+        called = f"the generator loss '{name}'"
+        LOSSES.add(name, GeneratorLoss(called, function, needs, through, settings or {}))
         return function
 
     return register

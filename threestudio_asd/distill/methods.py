@@ -17,7 +17,9 @@ Which settings recover which method: ASD at gamma = 0 is VSD; VSD with the drawn
 is SDS; ASD with an optimal critic is VSD at s' = 1 + (s - 1)(1 + gamma).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +30,7 @@ from threestudio_asd.distill.guidance import guidance_rescale
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
 from threestudio_asd.distill.noising import NOISINGS
 from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names
+from threestudio_asd.distill.settings import merged
 from threestudio_asd.distill.terms import SOURCES, TARGETS, Term
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
@@ -45,6 +48,7 @@ class Method:
         paper: Where it comes from.
         noising: Name of the way from x_0 to x_t.
         loss: Name of the generator's loss, in place of T and S.
+        settings: Defaults of this row for settings of its terms and its noising.
 
     Raises:
         NotRegisteredError: A name that nobody registered.
@@ -60,6 +64,7 @@ class Method:
     paper: str
     noising: str = "gaussian"
     loss: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         terms = (self.target, self.source)
@@ -75,6 +80,7 @@ class Method:
             )
         for part in self._parts:
             check_names(part.needs, f"Method '{self.name}': {part.name}", adds)
+        self.with_settings({}, f"Method '{self.name}'")
         has_critic = self.critic is not None
         if has_critic != ("critic" in self.needs):
             raise UserError(
@@ -88,6 +94,18 @@ class Method:
         if self.loss is not None:
             return (LOSSES.get(self.loss),)
         return (TARGETS.get(self.target), SOURCES.get(self.source))
+
+    def with_settings(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """All settings with their values: the defaults of the row's parts, the row's own, and then
+        those ``given`` by ``where``; numbers or schedules.
+
+        Raises UserError if one is no setting of the row.
+        """
+        defaults = dict(NOISINGS.get(self.noising).settings)
+        for part in self._parts:
+            defaults |= part.settings
+        owner = f"method '{self.name}'"
+        return merged(merged(defaults, self.settings, owner, owner), given, where, owner)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 
@@ -97,6 +98,7 @@ class Predict(Protocol):
     """A question to the teacher."""
 
     schedule: NoiseSchedule
+    settings: Settings
 
     def __call__(
         self, name: str, x_t: Float[Tensor, "B C H W"], t: Times
@@ -115,23 +117,28 @@ class Noising:
         make: The function.
         asks: Names that it hands to ``predict``.
         adds: Names of the extras that it finds.
+        settings: The numbers that it reads (``predict.settings``), with their defaults.
     """
 
     make: Noise
     asks: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOISINGS: Registry[Noising] = Registry("noising")
 
 
 def register_noising(
-    name: str, asks: tuple[str, ...] = (), adds: tuple[str, ...] = ()
+    name: str,
+    asks: tuple[str, ...] = (),
+    adds: tuple[str, ...] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Callable[[Noise], Noise]:
     """Decorator: register a noising under ``name``; see :class:`Noising`."""
 
     def register(function: Noise) -> Noise:
-        NOISINGS.add(name, Noising(function, asks, adds))
+        NOISINGS.add(name, Noising(function, asks, adds, settings or {}))
         return function
 
     return register

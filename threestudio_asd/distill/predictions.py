@@ -1,13 +1,15 @@
 """Predictions of the networks at one noisy batch: the input of every term of every method."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.noising import NoisyBatch
-from threestudio_asd.distill.schedule import Times
+from threestudio_asd.distill.prediction_types import converted
+from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 
@@ -28,6 +30,9 @@ class Predictions(Mapping[str, Tensor]):
         noisy: The batch that they are about; its extras are found by name, too.
         said: The predictions.
         reader: Who reads, for the message.
+        schedule: The forward process.
+        settings: Numbers of the method, at this step, by the names that it declares.
+        views_at_once: How many items, one after the other, are views of one scene.
 
     Example:
         >>> predictions["cond"] - predictions["null"]
@@ -36,6 +41,9 @@ class Predictions(Mapping[str, Tensor]):
     noisy: NoisyBatch
     said: Mapping[str, Float[Tensor, "B C H W"]]
     reader: str = "this step"
+    schedule: NoiseSchedule | None = None
+    settings: Settings = field(default_factory=Settings)
+    views_at_once: int = 1
 
     @property
     def x_t(self) -> Float[Tensor, "B C H W"]:
@@ -51,6 +59,14 @@ class Predictions(Mapping[str, Tensor]):
     def noise(self) -> Float[Tensor, "B C H W"]:
         """The eps that was drawn."""
         return self.noisy.noise
+
+    def x0(self, epsilon: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The clean latents that ``epsilon`` makes of x_t."""
+        return converted(self.schedule, epsilon, self.x_t, self.t, "epsilon", "sample")
+
+    def epsilon(self, x0: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The epsilon that makes ``x0`` of x_t."""
+        return converted(self.schedule, x0, self.x_t, self.t, "sample", "epsilon")
 
     def __getitem__(self, name: str) -> Float[Tensor, "B C H W"]:
         for values in (self.said, self.noisy.extras):
@@ -70,10 +86,14 @@ class Predictions(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.said) + len(self.noisy.extras)
 
-    def limited(self, names: Iterable[str], reader: str) -> "Predictions":
-        """The predictions that ``reader`` declared, and no others."""
+    def limited(
+        self, names: Iterable[str], reader: str, settings: Iterable[str] = ()
+    ) -> "Predictions":
+        """The predictions and settings that ``reader`` declared, and no others."""
         said = {name: self[name] for name in names if name not in self.noisy.extras}
-        return Predictions(self.noisy, said, reader)
+        return replace(
+            self, said=said, reader=reader, settings=self.settings.limited(settings, reader)
+        )
 
 
 def check_names(names: Iterable[str], reader: str, also: Iterable[str] = ()) -> None:

@@ -8,8 +8,8 @@ own in any file that is imported before its method is looked up::
         return predictions["null"]
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,15 +26,23 @@ SourceFunction = Callable[[Predictions], Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """A registered term: its name for messages, its function, and the predictions it reads."""
+    """A registered term.
+
+    Args:
+        name: For messages.
+        function: Of the predictions.
+        needs: The predictions that it reads.
+        settings: The numbers that it reads, with their defaults.
+    """
 
     name: str
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, predictions: Predictions, *args: Any) -> Float[Tensor, "B C H W"]:
         """The term of what it declared, and of nothing else."""
-        return self.function(predictions.limited(self.needs, self.name), *args)
+        return self.function(predictions.limited(self.needs, self.name, self.settings), *args)
 
 
 TARGETS: Registry[Term] = Registry("target term")
@@ -42,24 +50,25 @@ SOURCES: Registry[Term] = Registry("source term")
 
 
 def register_target(
-    name: str, needs: tuple[str, ...]
+    name: str, needs: tuple[str, ...], settings: Mapping[str, Any] | None = None
 ) -> Callable[[TargetFunction], TargetFunction]:
-    """Decorator: register a target; ``needs`` names the predictions that it reads."""
-    return _register(TARGETS, name, needs)
+    """Decorator: register a target; ``needs`` names the predictions that it reads, ``settings`` its
+    numbers, with their defaults (a number or a schedule)."""
+    return _register(TARGETS, name, needs, settings)
 
 
 def register_source(
-    name: str, needs: tuple[str, ...]
+    name: str, needs: tuple[str, ...], settings: Mapping[str, Any] | None = None
 ) -> Callable[[SourceFunction], SourceFunction]:
-    """Decorator: register a source; ``needs`` names the predictions that it reads."""
-    return _register(SOURCES, name, needs)
+    """Decorator: register a source; as :func:`register_target`."""
+    return _register(SOURCES, name, needs, settings)
 
 
 def _register(
-    registry: Registry[Term], name: str, needs: tuple[str, ...]
+    registry: Registry[Term], name: str, needs: tuple[str, ...], settings: Mapping[str, Any] | None
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        registry.add(name, Term(f"the {registry.kind} '{name}'", function, needs))
+        registry.add(name, Term(f"the {registry.kind} '{name}'", function, needs, settings or {}))
         return function
 
     return register

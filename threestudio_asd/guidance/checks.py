@@ -1,17 +1,21 @@
 """Bad values of ``stable-diffusion-asd-guidance``'s config, told before any model is read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from threestudio_asd import homes
 from threestudio_asd.critics.base import CRITICS
 from threestudio_asd.distill.critic_step import GAMMA_TARGETS, CriticSettings
 from threestudio_asd.distill.methods import METHODS, Method
+from threestudio_asd.distill.noising import Views
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
 from threestudio_asd.teachers.base import TEACHERS, Teacher
+from threestudio_asd.teachers.views import check_groups
 
 CAMERAS = ("extrinsics", "mvp", "none")
 # Keys of threestudio and the fork that would silently do nothing -> what to do instead.
@@ -85,6 +89,63 @@ def stages(method: Any) -> dict[int, Method]:
     if min(rows, default=1) != 0:
         raise UserError(f"system.guidance.method {method} names no method for step 0; add one.")
     return rows
+
+
+def method_settings(cfg: Any, methods: Mapping[int, Method]) -> dict[int, dict[str, Any]]:
+    """The settings of each stage's method, with the values of ``cfg.settings``.
+
+    Raises:
+        UserError: One that none of the methods has.
+    """
+    given = dict(cfg.settings)
+    known = {name for method in methods.values() for name in method.with_settings({}, "")}
+    found = {}
+    for start, method in methods.items():
+        own = method.with_settings({}, "")
+        mine = {k: v for k, v in given.items() if k in own or k not in known}
+        found[start] = method.with_settings(mine, "system.guidance.settings")
+    return found
+
+
+def cameras(views: Views, kind: str) -> Float[Tensor, "B 4 4"]:
+    """The matrices that a critic is told.
+
+    Raises:
+        UserError: The batch has none.
+    """
+    camera = {"extrinsics": views.c2w, "mvp": views.mvp_mtx}[kind]
+    if camera is None:
+        raise UserError(
+            f"system.guidance.camera_condition_type '{kind}' needs a batch with cameras; "
+            "set it to none to train the critic without."
+        )
+    return camera
+
+
+def scenes(views: Views, teacher: Teacher) -> Float[Tensor, "B 4 4"]:
+    """Where the batch is seen from, for a teacher that knows cameras.
+
+    Raises:
+        UserError: The batch has no cameras, or those that the teacher takes together do not look at
+            one scene as it was trained: from one elevation and distance.
+    """
+    if views.c2w is None:
+        raise UserError(
+            "This teacher is told the camera and the batch has none (c2w); use a 3D system, or a "
+            "teacher of single views."
+        )
+    group = teacher.views_at_once
+    check_groups(len(views), group)
+    together = torch.stack([views.elevation, views.camera_distances]).unflatten(1, (-1, group))
+    if views.c2w.device.type == "cpu" and not torch.allclose(
+        together, together[..., :1].expand_as(together), atol=1e-3
+    ):
+        raise UserError(
+            f"This teacher takes {group} views of one scene, from one elevation and distance, and "
+            "the batch's views are unrelated; set data_type to "
+            f"mvdream-random-multiview-camera-datamodule and data.n_view to {group}."
+        )
+    return views.c2w
 
 
 def require_models(cfg: Any) -> None:

@@ -82,6 +82,11 @@ class Conditions(Mapping[str, Condition]):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def seen_from(self, camera: Float[Tensor, "B 4 4"]) -> "Conditions":
+        """The same; the teacher is told ``camera``, too."""
+        texts = {name: replace(text, camera=camera) for name, text in self.texts.items()}
+        return replace(self, texts=texts)
+
     def with_camera(self, camera: Float[Tensor, "B 4 4"] | None) -> "Conditions":
         """The same; the critic is told ``camera``."""
         return replace(self, critic=replace(self.critic, camera=camera))

@@ -5,7 +5,7 @@ With shared draws (Algorithm 1 of arXiv:2312.00739) one ASD step costs two UNet 
 gradient, batched into one call, and one with gradient; see ``docs/method.md`` for the full table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +23,7 @@ from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, check_n
 from threestudio_asd.distill.prediction_types import to_epsilon
 from threestudio_asd.distill.predictions import Predictions
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.distill.settings import Settings
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
@@ -68,6 +69,7 @@ class _Predict:
     teacher: Teacher
     text: Conditions
     asks: tuple[str, ...]
+    settings: Settings
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -121,12 +123,19 @@ class DistillationStep:
             )
 
     def noisy(
-        self, latents: Float[Tensor, "B C h w"], t: Times, views: Views, text: Conditions
+        self,
+        latents: Float[Tensor, "B C h w"],
+        t: Times,
+        views: Views,
+        text: Conditions,
+        settings: Mapping[str, float] | None = None,
     ) -> NoisyBatch:
         """The method's noising of the encoded renders at times ``t``."""
         noising = NOISINGS.get(self.method.noising)
         x0 = latents.detach() if self.method.generator_loss is None else latents
-        noisy = noising.make(x0, t, views, _Predict(self.teacher, text, noising.asks))
+        settings = Settings(settings or self.defaults)
+        own = settings.limited(noising.settings, f"the noising '{self.method.noising}'")
+        noisy = noising.make(x0, t, views, _Predict(self.teacher, text, noising.asks, own))
         return check_noisy(noisy, noising, self.method.noising)
 
     def evaluate(
@@ -138,6 +147,7 @@ class DistillationStep:
         clip: float | None = None,
         critic_noisy: NoisyBatch | None = None,
         hide_camera: bool = False,
+        settings: Mapping[str, float] | None = None,
     ) -> Distilled:
         """Evaluate teacher and critic once, and combine.
 
@@ -149,11 +159,13 @@ class DistillationStep:
             critic_noisy: The critic's own, for any multiple of the batch; None shares the
                 generator's, so that the critic's pass with gradient serves the generator too.
             hide_camera: Camera dropout: the critic's *training* pass does not see the camera.
+            settings: The method's; its defaults if left out.
         """
+        numbers = (scale, Settings(settings or self.defaults), clip)
         needs = frozenset(self.method.needs) - {"critic"}
         if self.method.critic is None:
             (answer,) = self._ask([Query(noisy, text, needs)])
-            return self._combine(latents, noisy, self._said(answer, needs), {}, scale, clip)
+            return self._combine(latents, noisy, self._said(answer, needs), {}, *numbers)
 
         wanted, raw = self._critic_needs, self._raw
         shared = critic_noisy is None
@@ -171,7 +183,7 @@ class DistillationStep:
         reusable = shared and saw_camera and self.critic_scale == 1.0 and not self._through
         said = self._said(answers[0], needs)
         said["critic"] = self._e_phi(noisy, text, prediction.detach() if reusable else None)
-        return self._combine(latents, noisy, said, terms, scale, clip)
+        return self._combine(latents, noisy, said, terms, *numbers)
 
     def critic_terms(
         self, noisy: NoisyBatch, text: Conditions, hide_camera: bool = False
@@ -189,15 +201,24 @@ class DistillationStep:
         said: dict[str, Tensor],
         critic_terms: dict[str, Tensor],
         scale: float,
+        settings: Settings,
         clip: float | None,
     ) -> Distilled:
-        predictions = Predictions(noisy, said, f"method '{self.method.name}'")
+        predictions = Predictions(
+            *(noisy, said, f"method '{self.method.name}'", self.teacher.schedule),
+            **{"settings": settings, "views_at_once": self.teacher.views_at_once},
+        )
         if self.method.generator_loss is not None:
             loss = self.method.generator_loss(predictions, scale)
             return Distilled(predictions, loss, None, critic_terms)
         w = weight(self.weighting, self.teacher.schedule, noisy.t, noisy.x_t)
         grad = clip_gradient(self.method.gradient(predictions, scale, w, self.rescale), clip)
         return Distilled(predictions, reparametrised_loss(latents, grad), grad, critic_terms)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The method's settings, where nobody gives others."""
+        return self.method.with_settings({}, "")
 
     @property
     def asked(self) -> frozenset[str]:

@@ -28,12 +28,14 @@ class Teacher(Protocol):
         latent_shape: (C, h, w) of one latent.
         views_at_once: How many views of one scene it takes as a group that shares t; 1 if it knows
             single pictures. Batches must be multiples of it.
+        knows_cameras: Whether it reads the camera (to world) of its conditions.
     """
 
     schedule: NoiseSchedule
     image_size: int
     latent_shape: tuple[int, int, int]
     views_at_once: int = 1
+    knows_cameras: bool = False
 
     def epsilon(
         self, x_t: Float[Tensor, "B C h w"], t: Times, condition: Condition

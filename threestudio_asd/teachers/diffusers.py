@@ -45,7 +45,8 @@ class StableDiffusionTeacher(Teacher):
         self.net, self.vae, self.folder = net, vae.eval().requires_grad_(False), Path(folder)
         self.posterior, self._recorder = posterior, Recorder(self.vae)
         self.schedule, self.prediction_type = net.schedule, net.prediction_type
-        self.latent_shape = net.latent_shape
+        self.latent_shape, self.views_at_once = net.latent_shape, net.views_at_once
+        self.knows_cameras = net.knows_cameras
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_size = self.latent_shape[-1] * self.downscale
 

@@ -1,5 +1,6 @@
 """A frozen diffusers UNet with its noise schedule: what a teacher asks and a critic adapts."""
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,14 @@ from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.lora.fuse import fuse_lora
 from threestudio_asd.teachers.recorded import Recorder
+from threestudio_asd.teachers.views import (
+    camera_labels,
+    check_groups,
+    join_views,
+    knows_cameras,
+    read_views,
+    without_camera,
+)
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,11 +57,13 @@ class FrozenUNet:
         unet: The network; it is put into eval mode and its weights stop requiring gradients.
         schedule: The noise schedule it was trained with.
         prediction_type: What it states: "epsilon", "v_prediction" or "sample".
+        views_at_once: How many views of a scene, one after the other in a batch, it sees together.
     """
 
     unet: nn.Module
     schedule: NoiseSchedule
     prediction_type: str = "epsilon"
+    views_at_once: int = 1
     worn: list[str] = field(default_factory=list, init=False)
     """Names of the adapters that are attached at the moment."""
     evaluated: Counter = field(default_factory=Counter, init=False)
@@ -62,6 +73,7 @@ class FrozenUNet:
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
         self.unet.eval().requires_grad_(False)
+        join_views(self.unet, self.views_at_once)
         object.__setattr__(self, "recorder", Recorder(self.unet))
 
     @classmethod
@@ -90,6 +102,7 @@ class FrozenUNet:
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
         unet = load_part(UNet2DConditionModel, folder, "unet", parse_dtype(dtype), checkpoint)
+        views = read_views(Path(folder) / "unet")
         if lora is not None:
             fuse_lora(unet, lora)
         # Any scheduler's configuration holds what DDPM needs: the betas and the prediction type.
@@ -98,7 +111,7 @@ class FrozenUNet:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"The scheduler of {folder} cannot be read: {error}") from error
         schedule = DiscreteSchedule(scheduler.alphas_cumprod).to(device)
-        return cls(unet.to(device), schedule, scheduler.config.prediction_type)
+        return cls(unet.to(device), schedule, scheduler.config.prediction_type, views)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,6 +129,17 @@ class FrozenUNet:
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
+    @property
+    def knows_cameras(self) -> bool:
+        """Whether it is told where each view is seen from."""
+        return knows_cameras(self.unet)
+
+    def labels(self, condition: Condition) -> Float[Tensor, "B 16"] | None:
+        """What the network is told of the cameras; None for one that knows none, or without any."""
+        if condition.camera is None or not self.knows_cameras:
+            return None
+        return camera_labels(condition.camera.float())
+
     def predict(
         self,
         x_t: Float[Tensor, "B C h w"],
@@ -126,18 +150,40 @@ class FrozenUNet:
         """The network's own prediction, in float32; differentiable with respect to its inputs.
 
         It runs in the precision of its weights, inside an autocast region too.
+
+        Args:
+            class_labels: Of the network's class embedding; by default those of the condition's
+                camera, and without one no class embedding is added.
+
+        Raises:
+            UserError: The batch is no multiple of ``views_at_once``.
         """
+        if class_labels is None:
+            class_labels = self.labels(condition)
+        views = self.views_at_once
+        check_groups(len(x_t), views)
 
         def run(x_t: Tensor, t: Tensor, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
             return self.unet(x_t, t, encoder_hidden_states=tokens, class_labels=labels).sample
 
+        def run_scenes(*scenes: Tensor) -> Tensor:
+            return run(*(x.flatten(0, 1) for x in scenes)).unflatten(0, (-1, views))
+
         self.evaluated["rows"] += len(x_t)
-        with torch.autocast(x_t.device.type, enabled=False):
+        blind = class_labels is None and self.unet.class_embedding is not None
+        with (
+            torch.autocast(x_t.device.type, enabled=False),
+            without_camera(self.unet) if blind else contextlib.nullcontext(),
+        ):
             rows = [x_t.to(self.dtype), t, condition.tokens.to(self.dtype)]
             rows += [] if class_labels is None else [class_labels]
-            call = self.recorder.of(run, largest_piece(*rows), tuple(self.worn))
+            if views > 1:  # a scene's views stay together
+                rows = [x.unflatten(0, (-1, views)) for x in rows]
+            function = run if views == 1 else run_scenes
+            call = self.recorder.of(function, largest_piece(*rows), tuple(self.worn))
             # The parameters that are trained are those of a critic's adapter.
-            return map_batch(call, *rows, parameters=trained(self.unet)).float()
+            said = map_batch(call, *rows, parameters=trained(self.unet))
+        return (said if views == 1 else said.flatten(0, 1)).float()
 
     def epsilon(
         self,

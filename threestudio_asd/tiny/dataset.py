@@ -8,6 +8,7 @@ from rich.progress import track
 from torch import Tensor
 
 from threestudio_asd.files import written_whole
+from threestudio_asd.scene.cameras import look_at, orbit_positions
 from threestudio_asd.tiny.captions import VIEWS, view_label
 from threestudio_asd.tiny.render import EVAL_SIZE, distance_for, render
 from threestudio_asd.tiny.scenes import COLORS, OBJECTS
@@ -58,6 +59,73 @@ def random_cameras(count: int, generator: torch.Generator) -> dict[str, Tensor]:
         "background": (grey + tint).clamp(0, 1),
         "light_offset": 0.3 * torch.randn(count, 3, generator=generator),
     }
+
+
+@dataclass
+class Scenes:
+    """Views of scenes: ``images`` (S, V, 3, 64, 64) uint8 from ``c2w`` (S, V, 4, 4), cameras to
+    world; labels are as those of :class:`Renders`, ``views`` (S, V)."""
+
+    images: Tensor
+    c2w: Tensor
+    objects: Tensor
+    colors: Tensor
+    views: Tensor
+    normal_maps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def scene_cameras(count: int, views: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Cameras of ``count`` scenes, (count * views,), the views of a scene together.
+
+    As MVDream has them (arXiv:2308.16512, section 4): azimuths at equal distances from a random
+    first one; elevation, distance, field of view, light and background shared.
+    """
+    cameras = random_cameras(count, generator)
+    cameras = {key: value.repeat_interleave(views, 0) for key, value in cameras.items()}
+    turns = torch.arange(views).repeat(count) * (360.0 / views)
+    cameras["azimuth"] = (cameras["azimuth"] + turns + 180.0) % 360.0 - 180.0
+    return cameras
+
+
+def build_scenes(
+    count: int,
+    views: int,
+    seed: int,
+    pairs: list[tuple[str, str]],
+    normal_fraction: float,
+    chunk: int = 64,
+) -> Scenes:
+    """Render ``views`` views of ``count`` scenes of ``pairs`` in equal shares, shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.arange(count) % len(pairs)
+    normal_maps = torch.rand(count, generator=generator) < normal_fraction
+    cameras = scene_cameras(count, views, generator)
+    images = torch.empty(count * views, 3, EVAL_SIZE, EVAL_SIZE, dtype=torch.uint8)
+    groups = [(p, n) for p in range(len(pairs)) for n in (False, True)]
+    for pair, is_normal in track(groups, description="rendering"):
+        members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
+        members = (members[:, None] * views + torch.arange(views)).flatten()
+        for ids in members.split(chunk) if len(members) else ():
+            view = {key: value[ids] for key, value in cameras.items()}
+            rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
+            images[ids] = (rgb * 255).round().to(torch.uint8)
+    positions = orbit_positions(cameras["elevation"], cameras["azimuth"], cameras["distance"])
+    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(positions)
+    c2w = look_at(positions, torch.zeros_like(positions), up)
+    angles = zip(cameras["azimuth"].tolist(), cameras["elevation"].tolist(), strict=True)
+    labels = torch.tensor([VIEWS.index(view_label(*angle)) for angle in angles])
+    order = torch.randperm(count, generator=generator)
+    return Scenes(
+        images.unflatten(0, (count, views))[order],
+        c2w.unflatten(0, (count, views))[order],
+        torch.tensor([OBJECT_NAMES.index(pairs[i][0]) for i in which])[order],
+        torch.tensor([COLOR_NAMES.index(pairs[i][1]) for i in which])[order],
+        labels.unflatten(0, (count, views))[order],
+        normal_maps[order],
+    )
 
 
 def build(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -105,6 +105,8 @@ def run(
     ema: float = 0.998,
     save_every: int = 100,
     on_save: Callable[[int], None] | None = None,
+    decay_from: float = 0.6,
+    faster: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Train ``model`` for ``total`` steps and return its averaged state dict.
 
@@ -113,14 +115,19 @@ def run(
     would have seen. On CUDA products are taken in TF32, and the pass forward and backward is
     recorded once and replayed: batches keep their shapes there.
 
+    Args:
+        decay_from: The share of the steps after which the learning rate falls.
+        faster: Beginnings of parameters' names, and the factor of their learning rate.
+
     Raises:
         Stopped: A signal came; the step that it came in is the last one in the checkpoint.
     """
     path = folder / f"{name}.ckpt"
     folder.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    scheduler = LambdaLR(optimizer, warmup_then_decay(total))
+    groups = _groups(model, lr, faster or {})
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
+    scheduler = LambdaLR(optimizer, warmup_then_decay(total, decay_from=decay_from))
     training = _Training(model, optimizer, scheduler, Average(model, ema))
     if path.exists():
         training.load(path)
@@ -155,6 +162,16 @@ def run(
             if due and on_save is not None:
                 on_save(done)
     return training.average.state
+
+
+def _groups(model: nn.Module, lr: float, faster: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameters that are trained, by learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = next((f for start, f in faster.items() if name.startswith(start)), 1.0)
+        if parameter.requires_grad:
+            found.setdefault(factor, []).append(parameter)
+    return [{"params": group, "lr": factor * lr} for factor, group in found.items()]
 
 
 def note(name: str, folder: Path, model: nn.Module, **facts: Any) -> None:

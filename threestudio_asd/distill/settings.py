@@ -1,0 +1,57 @@
+"""Numbers of a method beside its guidance scale, such as the weights of further predictions.
+
+What uses one declares it with its default where it is registered (``settings={"weight": 0.5}``); a
+row of the table may choose another default, a config another value or a schedule of one.
+"""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from threestudio_asd.errors import UserError
+
+
+class Settings(dict[str, float]):
+    """Values by name; an undeclared one is a UserError that says who asked.
+
+    Args:
+        values: The values.
+        reader: Who reads, for the message.
+    """
+
+    def __init__(self, values: Mapping[str, float] = {}, reader: str = "this step") -> None:
+        super().__init__(values)
+        self.reader = reader
+
+    def __missing__(self, name: str) -> float:
+        raise UserError(
+            f"There is no setting '{name}' for {self.reader}, which declares "
+            f"{', '.join(self) or 'none'}; name it where it is registered (settings=...)."
+        )
+
+    def limited(self, names: Iterable[str], reader: str) -> "Settings":
+        """Those that ``reader`` declared."""
+        return Settings({name: self[name] for name in names}, reader)
+
+
+def merged(
+    defaults: Mapping[str, Any], given: Mapping[str, Any], where: str, owner: str
+) -> dict[str, Any]:
+    """``defaults`` with the values of ``given``.
+
+    Args:
+        where: What ``given`` is, for the message.
+        owner: Whose settings they are.
+
+    Raises:
+        UserError: ``given`` names what ``owner`` does not have.
+    """
+    for name in given:
+        if name not in defaults:
+            near = get_close_matches(name, defaults, n=1)
+            known = ", ".join(sorted(defaults)) or "none"
+            raise UserError(
+                f"{where} has '{name}', which is no setting of {owner}"
+                + (f"; did you mean {near[0]}?" if near else f"; its settings: {known}.")
+            )
+    return {**defaults, **given}
