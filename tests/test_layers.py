@@ -38,7 +38,7 @@ ALLOWED = {
     "distill": {"errors", "registry"},
     "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
     "critics": {"errors", "registry", "distill", "teachers"},
-    "tiny": {"errors", "files", "stop", "pretrained", "scene", "distill", "teachers"},
+    "tiny": {"errors", "files", "parallel", "stop", "pretrained", "scene", "distill", "teachers"},
     "host": {"errors", "log", "studio"},
     # What threestudio imports from custom/.
     "dropin": {"errors", "homes", "requirements", "host", "guidance", "systems"},

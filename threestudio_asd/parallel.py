@@ -262,6 +262,20 @@ def _at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[A
     return [future.result() for future in futures]
 
 
+def at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[Any]:
+    """Results of independent jobs (function, arguments), in their order, as many of them at a time
+    as there are cores; for work on the CPU that is no batch. Their results are those of a loop, to
+    the bit.
+
+    Raises:
+        What a job raises, once none is running any more; of several errors the first job's.
+    """
+    if len(jobs) < 2 or getattr(_this_thread, "in_piece", False):
+        return [function(*arguments) for function, arguments in jobs]
+    with splitting(pieces=len(jobs)):
+        return _at_once(jobs)
+
+
 def _workers() -> ThreadPoolExecutor:
     """The threads that compute pieces: as many as :func:`get_threads` says now."""
     global _pool

@@ -120,6 +120,7 @@ def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Po
 
 
 def _report(grid: Any, out: Path, command: str) -> None:
+    from threestudio_asd.compare.measure import reference
     from threestudio_asd.compare.records import finished
     from threestudio_asd.compare.report.markdown import write_tables
     from threestudio_asd.compare.report.page import write_page
@@ -128,7 +129,7 @@ def _report(grid: Any, out: Path, command: str) -> None:
 
     records = finished(grid, out)  # with those of other processes
     require_complete(grid, records)
-    summary = Summary(grid, records, out / "truth")
+    summary = Summary(grid, records, reference.place().folder())
     page = write_page(grid, summary, out, [command])
     print(f"{write_tables(grid, summary, out)}\n{page}")
 
