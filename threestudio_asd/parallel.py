@@ -263,13 +263,9 @@ def _at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[A
 
 
 def at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[Any]:
-    """Results of independent jobs (function, arguments), in their order, as many of them at a time
-    as there are cores; for work on the CPU that is no batch. Their results are those of a loop, to
-    the bit.
-
-    Raises:
-        What a job raises, once none is running any more; of several errors the first job's.
-    """
+    """Results of independent jobs (function, arguments) on the CPU, in their order and those of a
+    loop to the bit, as many at a time as there are cores. Raises what the first that fails raises,
+    once none is running any more."""
     if len(jobs) < 2 or getattr(_this_thread, "in_piece", False):
         return [function(*arguments) for function, arguments in jobs]
     with splitting(pieces=len(jobs)):

@@ -76,7 +76,7 @@ def test_the_truth_obeys_its_camera(name, distinct):
     images, coverage = render(name, "blue", **cameras, background=torch.full((4, 3), 0.8))
     masks = silhouettes(images)
     wrong = (masks != (coverage[:, 0] > 0.5)).float().mean()
-    assert wrong < 0.02
+    assert wrong < 0.03
     assert obeyed(images, name, cameras).all()
     turned = {**cameras, "azimuth": azimuth + 90}
     assert obeyed(images, name, turned).all() != distinct
