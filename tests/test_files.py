@@ -2,7 +2,7 @@
 
 import pytest
 
-from threestudio_asd.files import written_whole
+from threestudio_asd.files import folder_written_whole, written_whole
 
 
 def test_the_name_appears_with_the_content(tmp_path):
@@ -22,3 +22,16 @@ def test_an_error_leaves_what_was_there(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "models/new"
+    with pytest.raises(ZeroDivisionError), folder_written_whole(path) as partial:
+        (partial / "half").write_text("ha")
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    with folder_written_whole(path) as partial:
+        (partial / "whole").write_text("whole")
+        assert not path.exists()
+    assert list(path.parent.iterdir()) == [path]
+    assert (path / "whole").read_text() == "whole"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,26 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a new folder beside ``path``; with what the block puts there it becomes ``path``.
+
+    Whatever kills the process meanwhile, ``path`` is complete or not there.
+
+    Raises:
+        DiskFullError: There is no room for it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with room_for(path):
+            partial.mkdir(parents=True)
+            yield partial
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

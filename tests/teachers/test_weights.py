@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from ldm_names import original_unet
+from original_vae import original_vae
 from safetensors.torch import save_file
 
 from threestudio_asd.errors import UserError
@@ -36,30 +37,6 @@ def assert_same(module, state):
     assert set(got) == set(state)
     for name, value in state.items():
         torch.testing.assert_close(got[name], value, msg=name)
-
-
-def original_vae(state):
-    """Names as in Stable Diffusion's own checkpoints: four levels, one attention."""
-    changes = {
-        "mid_block.resnets.0": "mid.block_1",
-        "mid_block.resnets.1": "mid.block_2",
-        "mid_block.attentions.0.group_norm": "mid.attn_1.norm",
-        "mid_block.attentions.0.to_out.0": "mid.attn_1.proj_out",
-        "mid_block.attentions.0.to_": "mid.attn_1.",
-        "conv_shortcut": "nin_shortcut",
-        "conv_norm_out": "norm_out",
-        ".resnets.": ".block.",
-        ".downsamplers.0.": ".downsample.",
-        ".upsamplers.0.": ".upsample.",
-    }
-    changes |= {f"down_blocks.{i}.": f"down.{i}." for i in range(4)}
-    changes |= {f"up_blocks.{i}.": f"up.{3 - i}." for i in range(4)}
-    result = {}
-    for name, value in state.items():
-        for old, new in changes.items():
-            name = name.replace(old, new)
-        result[f"first_stage_model.{name}"] = value
-    return result
 
 
 def test_a_whole_original_checkpoint_replaces_unet_and_vae(folder, other, tmp_path):

@@ -1,11 +1,16 @@
-"""``convert``: a file of weights that holds objects, without them; none of its code runs."""
+"""``convert``: a file of weights that holds objects, without them; none of its code runs. Or, with
+a base model, a file of weights as a model folder."""
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from threestudio_asd.errors import UserError
+
+# Parts of a model that no file of weights replaces.
+_KEPT = ("text_encoder", "tokenizer", "scheduler")
 
 
 def convert(old: Path, new: Path) -> list[str]:
@@ -39,6 +44,36 @@ def convert(old: Path, new: Path) -> list[str]:
         return [name for name in found if name not in ("state_dict", *weights)]
     save_atomically(kept, new)
     return [str(name) for name in found if name not in kept]
+
+
+def write_model(old: Path, new: Path, base: str) -> None:
+    """Write the weights ``old`` to the folder ``new``, in diffusers' format and single precision.
+
+    Args:
+        old: A file of weights, MVDream's say, as for ``ckpt_path``.
+        base: The model that it was trained from, which gives what ``old`` lacks.
+
+    Raises:
+        UserError: One of them cannot be read, they do not fit, or ``new`` exists.
+    """
+    from threestudio_asd.files import folder_written_whole
+    from threestudio_asd.pretrained.files import component_files, file_names
+    from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+    from threestudio_asd.teachers.views import write_views
+
+    if new.exists():
+        raise UserError(f"{new} exists already: give another name.")
+    teacher = StableDiffusionTeacher.from_pretrained(base, checkpoint=old)
+    names = file_names(teacher.folder)
+    kept = [name for part in _KEPT for name in component_files(names, part)]
+    with folder_written_whole(new) as partial:
+        teacher.unet.save_pretrained(partial / "unet")
+        teacher.vae.save_pretrained(partial / "vae")
+        if teacher.views_at_once > 1:
+            write_views(partial / "unet", teacher.views_at_once)
+        for name in [n for n in names if n == "model_index.json"] + kept:
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copy(teacher.folder / name, partial / name)
 
 
 def _read(old: Path) -> Mapping[Any, Any]:
@@ -80,10 +115,17 @@ def _write_safetensors(weights: dict[str, Any], new: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """``threestudio-asd convert OLD NEW``; raises UserError as :func:`convert`."""
+    """``threestudio-asd convert OLD NEW [--base MODEL]``; raises UserError as :func:`convert` and
+    :func:`write_model`."""
     parser = argparse.ArgumentParser(prog="threestudio-asd convert", description=__doc__)
     parser.add_argument("old", type=Path, help="a file that torch.save wrote")
     parser.add_argument("new", type=Path, help="the file to write (.ckpt, .pt, .safetensors)")
+    base = "write a model folder with OLD's weights; MODEL (a folder or hub id) gives the rest"
+    parser.add_argument("--base", metavar="MODEL", help=base)
     args = parser.parse_args(list(argv))
+    if args.base:
+        write_model(args.old, args.new, args.base)
+        print(f"wrote {args.new}")
+        return
     left = convert(args.old, args.new)
     print(f"wrote {args.new}" + (f"; left out: {', '.join(left)}" if left else ""))

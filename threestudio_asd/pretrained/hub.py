@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from queue import Queue
@@ -82,11 +82,7 @@ def cached(hub_id: str, components: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    # A cache that cannot be written to may hold models all the same.
-    cache = hub_cache()
-    for place in filter(None, (cache.usual, homes.found_private(cache.name))):
-        if homes.is_homeless(place):
-            continue
+    for place in _places():
         try:
             folder = snapshot_download(hub_id, local_files_only=True, cache_dir=place)
         except LocalEntryNotFoundError as error:
@@ -97,16 +93,62 @@ def cached(hub_id: str, components: Sequence[str]) -> Path | None:
     return None
 
 
+def _places() -> Iterator[Path]:
+    """Where downloaded models may lie: also caches that cannot be written to."""
+    cache = hub_cache()
+    for place in filter(None, (cache.usual, homes.found_private(cache.name))):
+        if not homes.is_homeless(place):
+            yield place
+
+
+def cached_file(hub_id: str, name: str) -> Path | None:
+    """One file of a model, in a hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(hub_id, name, cache_dir=place) for place in _places())
+    return next((Path(file) for file in found if isinstance(file, str)), None)
+
+
+def require_file(hub_id: str, name: str) -> Path | None:
+    """One file of a model, in a hub cache; None if it would have to be downloaded.
+
+    Raises:
+        UserError: The hub cannot be reached, or has no such file.
+    """
+    if file := cached_file(hub_id, name):
+        return file
+    if name not in _ask_hub(hub_id):
+        raise UserError(f"The model '{hub_id}' on the hub lacks {name}.")
+    return None
+
+
+def file_from_hub(hub_id: str, name: str) -> Path:
+    """One file of a model, downloaded if need be; raises UserError as :func:`require_file`."""
+    from huggingface_hub import hf_hub_download
+
+    file = require_file(hub_id, name)
+    return file or _stored(hub_id, lambda place: hf_hub_download(hub_id, name, cache_dir=place))
+
+
 def _download(hub_id: str, components: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     files = list_hub(hub_id, components)
+    found = _stored(
+        hub_id, lambda place: snapshot_download(hub_id, allow_patterns=files, cache_dir=place)
+    )
+    kinds.require_teacher(hub_id, kinds.read_configs(found, components))
+    return found
+
+
+def _stored(hub_id: str, download: Callable[[Path], str]) -> Path:
+    """What ``download`` puts into the cache whose folder it is given."""
     cache = hub_cache()
     folder = cache.folder()
     if folder != cache.usual:  # the transfer keeps chunks, which has a variable of its own
         os.environ.setdefault("HF_XET_CACHE", str(folder / "xet"))
     try:
-        found = Path(snapshot_download(hub_id, allow_patterns=files, cache_dir=folder))
+        return Path(download(folder))
     except Exception as error:
         if getattr(error, "errno", None) in _UNWRITTEN:
             raise UserError(
@@ -114,8 +156,6 @@ def _download(hub_id: str, components: Sequence[str]) -> Path:
                 f"{cache.remedy}."
             ) from error
         raise _unreachable(hub_id, error) from error
-    kinds.require_teacher(hub_id, kinds.read_configs(found, components))
-    return found
 
 
 def list_hub(hub_id: str, components: Sequence[str]) -> list[str]:

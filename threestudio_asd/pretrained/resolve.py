@@ -42,7 +42,7 @@ def resolve_model(
     Raises:
         UserError: The model cannot be had; within 20 seconds.
     """
-    with _advised(advice):
+    with advised(advice):
         folder = homes.expanded(path_or_id)
         if folder.is_dir():
             return checked(folder, components)
@@ -60,7 +60,7 @@ def require_model(
     Returns:
         The model's folder if it is on this machine already.
     """
-    with _advised(advice):
+    with advised(advice):
         whereabouts(path_or_id, components)
     folder, hub_id = homes.expanded(path_or_id), str(path_or_id)
     if folder.is_dir():
@@ -96,7 +96,7 @@ def whereabouts(
 
 
 @contextmanager
-def _advised(advice: str) -> Iterator[None]:
+def advised(advice: str) -> Iterator[None]:
     """Errors of the block end with ``advice``."""
     try:
         yield

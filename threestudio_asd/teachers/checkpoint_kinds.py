@@ -13,6 +13,8 @@ import torch
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained.kinds import read_config, read_configs, require_teacher
+from threestudio_asd.pretrained.signs import Config
+from threestudio_asd.teachers.views import MVDREAM_CAMERA
 from threestudio_asd.teachers.weights import Checkpoint
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,14 +37,18 @@ _NO_MODEL = {
 }
 
 
-def require_checkpoint(checkpoint: Checkpoint, model: Path | None) -> None:
-    """Raises UserError if the file or folder ``checkpoint`` cannot replace ``model``'s UNet.
+def require_checkpoint(checkpoint: Checkpoint, model: Path | None) -> Config:
+    """The settings of the UNet in the file or folder ``checkpoint``, as far as it tells.
 
     Args:
         model: The folder of the model that gives the architecture and the schedule; None if it is
             not here yet, and what concerns it is left for later.
+
+    Raises:
+        UserError: It cannot replace ``model``'s UNet.
     """
     saved = checkpoint.path
+    texts = {} if model is None else read_configs(model, ("text_encoder",))
     if saved.is_dir():
         configs = read_configs(saved, _PARTS)
         if not configs and (saved / "config.json").is_file():
@@ -51,16 +57,18 @@ def require_checkpoint(checkpoint: Checkpoint, model: Path | None) -> None:
             raise UserError(
                 f"The folder {saved} holds neither a model nor a UNet; check ckpt_path."
             )
-        require_teacher(saved, configs)
+        require_teacher(saved, {**texts, **configs})
         if "scheduler" in configs:
             _require_schedule(saved, _SCHEDULE | dict(configs["scheduler"]), model)
-        return
+        return configs["unet"]
     shapes, stated = tensor_shapes(checkpoint)
     for pattern, name in _NO_MODEL.items():
         if not _is_whole(shapes) and any(re.search(pattern, key) for key in shapes):
             raise UserError(f"The file {saved} is {name}; check ckpt_path.")
-    require_teacher(saved, {"unet": unet_config(shapes)})
+    config = unet_config(shapes)
+    require_teacher(saved, {**texts, "unet": config})
     _require_schedule(saved, stated, model)
+    return config
 
 
 def tensor_shapes(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
@@ -83,6 +91,8 @@ def tensor_shapes(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], d
         shapes = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, torch.Tensor)}
     if "v_pred" in shapes:  # how trainers of v models mark their files
         stated["prediction_type"] = "v_prediction"
+    if any(key.startswith(MVDREAM_CAMERA) for key in shapes):
+        stated["prediction_type"] = "epsilon"
     return shapes, stated
 
 
@@ -99,10 +109,14 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
             config["time_cond_proj_dim"] = shape[1]
         elif name.startswith("add_embedding.linear") or key.startswith("conditioner.embedders.1"):
             config["addition_embed_type"] = "text_time"
-        elif name.startswith(("class_embedding.", "label_emb.")):
+        elif name.startswith(("class_embedding.", "label_emb.", "camera_embed.")):
             config["class_embed_type"] = "projection"
-        elif name.startswith("encoder_hid_proj."):
+            if name in ("class_embedding.linear_1.weight", "camera_embed.0.weight"):
+                config["projection_class_embeddings_input_dim"] = shape[1]
+        elif name.startswith(("encoder_hid_proj.", "image_embed.")):
             config["encoder_hid_dim_type"] = "image_proj"
+        elif name.endswith("attn2.to_k.weight"):
+            config["cross_attention_dim"] = shape[1]
     return config
 
 

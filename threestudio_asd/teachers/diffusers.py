@@ -167,11 +167,16 @@ def require_stable_diffusion(cfg: Any) -> None:
             fit; the message says which and what to do.
     """
     folder = require_model(cfg.pretrained_model_name_or_path)
+    require_critic(cfg)
+    if (checkpoint := cfg.get("ckpt_path")) and homes.expanded(checkpoint).exists():
+        require_checkpoint(Checkpoint(checkpoint), folder)
+
+
+def require_critic(cfg: Any) -> None:
+    """Raises UserError if a UNet of its own that ``cfg`` names for the critic cannot be had."""
     other = cfg.get("pretrained_model_name_or_path_lora")
     if other is not None and not cfg.get("single_model"):
         require_model(other, ("unet", "scheduler"))
-    if (checkpoint := cfg.get("ckpt_path")) and homes.expanded(checkpoint).exists():
-        require_checkpoint(Checkpoint(checkpoint), folder)
 
 
 @register_teacher("stable-diffusion", require_stable_diffusion)

@@ -23,10 +23,9 @@ from threestudio_asd.teachers.views import (
     check_groups,
     join_views,
     knows_cameras,
-    read_views,
     without_camera,
 )
-from threestudio_asd.teachers.weights import Checkpoint, load_part
+from threestudio_asd.teachers.weights import Checkpoint, load_part, views_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Where networks compute in half precision if a config allows it: a CPU is slower in it.
@@ -102,7 +101,7 @@ class FrozenUNet:
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
         unet = load_part(UNet2DConditionModel, folder, "unet", parse_dtype(dtype), checkpoint)
-        views = read_views(Path(folder) / "unet")
+        views = views_of(folder, checkpoint)
         if lora is not None:
             fuse_lora(unet, lora)
         # Any scheduler's configuration holds what DDPM needs: the betas and the prediction type.

@@ -4,7 +4,7 @@ MVDream (Shi et al. 2023, arXiv:2308.16512): self-attention runs over the tokens
 scene, cross-attention over each view's own; the camera, a matrix whose position is scaled to unit
 length, is added to the time embedding. It is an ordinary ``UNet2DConditionModel`` with a class
 embedding of 16 numbers (``class_embed_type="projection"``); how many views it takes stands in
-``views.json`` beside its weights.
+``views.json`` beside its weights. MVDream's own files do not say: theirs are four.
 """
 
 import json
@@ -18,10 +18,19 @@ from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
+from threestudio_asd.pretrained.signs import CAMERA_DIM, told_cameras
 
 FILE = "views.json"
-#: A camera is a 4 x 4 matrix, row by row.
-CAMERA_DIM = 16
+#: How many views a network of MVDream's own files takes, and its settings besides those of the
+#: model that it was trained from; its pictures have 256 pixels a side.
+MVDREAM_VIEWS = 4
+MVDREAM_SETTINGS = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": CAMERA_DIM,
+    "sample_size": 32,
+}
+#: How the layers of the camera begin there.
+MVDREAM_CAMERA = "model.diffusion_model.camera_embed."
 _TINY = 1e-8
 
 
@@ -63,9 +72,7 @@ def join_views(unet: nn.Module, views: int) -> None:
 
 def knows_cameras(unet: nn.Module) -> bool:
     """Whether a UNet has an embedding for cameras, as :func:`camera_labels` makes them."""
-    config = unet.config
-    width = config.projection_class_embeddings_input_dim
-    return config.class_embed_type == "projection" and width == CAMERA_DIM
+    return told_cameras(unet.config)
 
 
 def camera_labels(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:

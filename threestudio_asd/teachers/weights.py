@@ -17,6 +17,12 @@ from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained.files import variant_of
 from threestudio_asd.pretrained.pickles import refusal
+from threestudio_asd.teachers.views import (
+    MVDREAM_CAMERA,
+    MVDREAM_SETTINGS,
+    MVDREAM_VIEWS,
+    read_views,
+)
 
 # Prefixes of the parts in original Stable Diffusion checkpoints.
 _ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
@@ -26,8 +32,9 @@ class Checkpoint:
     """Weights of the user's, read when first asked for and once, whatever is taken from them.
 
     Args:
-        path: A file (.safetensors, .ckpt, .bin: a whole model in the original format, or the UNet
-            in either format) or a folder (a model, or a UNet as diffusers saves it).
+        path: A file (.safetensors, .ckpt, .pt, .bin: a whole model in the original format, also
+            MVDream's, or the UNet in either format) or a folder (a model, or a UNet as diffusers
+            saves it).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,6 +74,8 @@ def load_part(
     if not holds_part:
         return load_part(model_class, folder, part, dtype)
     try:
+        if part == "unet" and _holds(state, MVDREAM_CAMERA):
+            return _of_mvdream(model_class, folder, dtype, state)
         model = model_class.from_single_file(
             state, config=str(folder), subfolder=part, torch_dtype=dtype
         )
@@ -75,6 +84,46 @@ def load_part(
     if any(parameter.is_meta for parameter in model.parameters()):
         raise _misfit(path, part, folder)
     return model
+
+
+def _of_mvdream(
+    model_class: Any, folder: Path, dtype: torch.dtype, state: dict[str, Tensor]
+) -> nn.Module:
+    """A UNet with MVDream's names, which are Stable Diffusion's but for the camera's layers: to
+    diffusers' converter these are a class embedding.
+
+    Raises an error of any kind if names and shapes are not just those of the architecture.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    prefix = _ORIGINAL["unet"]
+    own = {
+        key.replace(MVDREAM_CAMERA, f"{prefix}label_emb.0."): value
+        for key, value in state.items()
+        if key.startswith(prefix)
+    }
+    config = {**model_class.load_config(folder, subfolder="unet"), **MVDREAM_SETTINGS}
+    with torch.device("meta"):  # no weights are drawn that the file's replace
+        model = model_class.from_config(config)
+    converted = convert_ldm_unet_checkpoint(own, model.config)
+    if len(converted) != len(own):
+        raise ValueError("the converter drops what it does not know")
+    model.load_state_dict(converted, assign=True)
+    return model.to(dtype)
+
+
+def views_of(folder: Path, checkpoint: Checkpoint | None = None) -> int:
+    """How many views the UNet of a model takes at once, with that of ``checkpoint`` in its place.
+
+    Raises:
+        UserError: The note beside the weights cannot be read.
+    """
+    if checkpoint is None:
+        return read_views(folder / "unet")
+    saved = checkpoint.path
+    if saved.is_dir():
+        return read_views(saved / "unet" if (saved / "unet").is_dir() else saved)
+    return MVDREAM_VIEWS if _holds(checkpoint.state, MVDREAM_CAMERA) else views_of(folder)
 
 
 def _from_folder(

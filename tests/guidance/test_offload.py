@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from threestudio_asd.critics.lora import LoRACritic
+from threestudio_asd.guidance.memory import offload_frozen
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
-from threestudio_asd.teachers.offload import offload_frozen
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 
