@@ -35,7 +35,7 @@ ALLOWED = {
         *("kernels", "scene"),
     },
     "distill": {"errors", "registry"},
-    "teachers": {"errors", "homes", "parallel", "pretrained", "registry", "distill"},
+    "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
     "critics": {"errors", "registry", "distill", "teachers"},
     "tiny": {"errors", "files", "stop", "pretrained", "scene", "distill", "teachers"},
     "host": {"errors", "log", "studio"},

@@ -19,6 +19,7 @@ from threestudio_asd.pretrained.signs import (
     Config,
     Configs,
     Sign,
+    class_embedding,
     epsilon_of_pure_noise,
     flow,
     has,
@@ -144,7 +145,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "a model with class embeddings (unCLIP, image variations)",
         "unet",
-        has("unet", "class_embed_type"),
+        class_embedding,
         "wants an embedding of a picture or a class beside (x_t, t, text)",
     ),
     Kind(

@@ -16,6 +16,8 @@ Sign = Callable[[Configs], str]
 # The architectures of the parts that we can load.
 UNET, VAE, TEXT = "UNet2DConditionModel", "AutoencoderKL", "clip"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+#: A camera is a 4 x 4 matrix, row by row.
+CAMERA_DIM = 16
 
 
 def has(part: str, key: str, *values: Any) -> Sign:
@@ -35,6 +37,17 @@ def other_class(part: str, known: str) -> Sign:
         return "" if name == known else f"it is a {name}"
 
     return sign
+
+
+def told_cameras(unet: Config) -> bool:
+    """Whether a UNet has an embedding for cameras, as MVDream's has."""
+    width = unet.get("projection_class_embeddings_input_dim")
+    return unet.get("class_embed_type") == "projection" and width == CAMERA_DIM
+
+
+def class_embedding(configs: Configs) -> str:
+    cameras = told_cameras(configs.get("unet", {}))
+    return "" if cameras else has("unet", "class_embed_type")(configs)
 
 
 def more_embeddings(configs: Configs) -> str:

@@ -18,10 +18,14 @@ from torch import Tensor, nn
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
+from threestudio_asd.pretrained.signs import CAMERA_DIM, told_cameras
 
 FILE = "views.json"
-#: A camera is a 4 x 4 matrix, row by row.
-CAMERA_DIM = 16
+#: What a UNet that is told cameras has among its settings.
+CAMERA_EMBEDDING = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": CAMERA_DIM,
+}
 _TINY = 1e-8
 
 
@@ -63,9 +67,7 @@ def join_views(unet: nn.Module, views: int) -> None:
 
 def knows_cameras(unet: nn.Module) -> bool:
     """Whether a UNet has an embedding for cameras, as :func:`camera_labels` makes them."""
-    config = unet.config
-    width = config.projection_class_embeddings_input_dim
-    return config.class_embed_type == "projection" and width == CAMERA_DIM
+    return told_cameras(unet.config)
 
 
 def camera_labels(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:
