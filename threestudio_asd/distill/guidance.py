@@ -94,7 +94,9 @@ def guidance_rescale(
         UserError: ``rescale`` lies outside [0, 1].
     """
     if not 0.0 <= rescale <= 1.0:
-        raise UserError(f"The rescaling of guidance must lie in [0, 1]; got {rescale}.")
+        raise UserError(
+            f"guidance_rescale, or recon_std_rescale, must lie in [0, 1]; got {rescale}."
+        )
     if rescale == 0.0:
         return guided
     ratio = (_std(cond, views) + _MIN_STD) / (_std(guided, views) + _MIN_STD)

@@ -39,7 +39,7 @@ class Draws:
         """Standard normal."""
         return self._shared(torch.randn(self.count // self.views, *shape, generator=self.rng))
 
-    def uniform(self, bounds: Sequence[float]) -> Float[Tensor, "B"]:
+    def uniform(self, bounds: Sequence[float | int]) -> Float[Tensor, "B"]:
         """Uniform between two bounds."""
         low, high = bounds
         return low + (high - low) * self.rand()

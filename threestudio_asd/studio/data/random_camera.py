@@ -27,7 +27,7 @@ from threestudio_asd.studio.data.random_camera_config import (
 )
 from threestudio_asd.studio.registry import register
 
-Bounds = Sequence[float]
+Bounds = Sequence[float | int]
 #: Arguments of ``camera_batch``.
 Cameras = Mapping[str, Tensor]
 #: ``(cfg, rng, count, elevation_range, azimuth_range) -> Cameras``.
