@@ -19,8 +19,12 @@ def train(on_step: Callable[[int], None], *overrides: str, config: Path = CONFIG
     Imports only what runs: a benchmark may point PYTHONPATH to another checkout.
     """
     from threestudio_asd.cli.main import PLUGINS
-    from threestudio_asd.studio.run import launch
-    from threestudio_asd.studio.systems import base as systems
+
+    try:
+        from threestudio_asd.studio.run import launch
+        from threestudio_asd.studio.systems import base as systems
+    except ImportError:  # of an older checkout, where the host was one folder
+        from threestudio_asd.studio import launch, systems
 
     done = 0
     on_batch_end = systems.BaseSystem.on_train_batch_end

@@ -39,28 +39,31 @@ SMALL_MESH = (
     "system.geometry.shape_init_params=0.5",
     "system.geometry.isosurface_resolution=16",
 )
+SMALL_VIEWS = (*SMALL_NERF, "data.batch_size=4", "system.guidance.teacher_type=stable-diffusion")
 SMALL_2D = ("data.batch_size=2", "system.n_particles=2", "system.shape=null")
 
 
 def small(name):
     if "2d" in name:
         return SMALL_2D
+    if "mvdream" in name:
+        return SMALL_VIEWS
     return SMALL_NERF if "nerf" in name else SMALL_MESH
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {
-        kind: write_random_sd(folder / kind, prediction_type=kind, seed=i)
-        for i, kind in enumerate(("epsilon", "v_prediction"))
-    }
+    kinds = ("epsilon", "v_prediction")
+    found = {kind: write_random_sd(folder / kind, kind, seed=i) for i, kind in enumerate(kinds)}
+    return {**found, "views": write_random_sd(folder / "views", views=4)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_config_trains_two_steps(name, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    teacher, critic = models["epsilon"], models["v_prediction"]
+    teacher = models["views" if "mvdream" in name else "epsilon"]
+    critic = models["v_prediction"]
     overrides = [
         *SMALL,
         *small(name),

@@ -22,8 +22,9 @@ ALLOWED = {
     "requirements": set(),
     # Finding and reading models and weights that others trained; for studio and for teachers.
     "pretrained": {"errors", "homes"},
-    # Pieces of a batch in threads.
-    "parallel": {"errors"},
+    # How many cores there are, without torch; pieces of a batch in threads.
+    "cores": set(),
+    "parallel": {"errors", "cores"},
     # Named tables that a user's own file can extend.
     "registry": {"errors"},
     "kernels": {"errors", "homes"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "distill": {"errors", "registry"},
     "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
     "critics": {"errors", "registry", "distill", "teachers"},
-    "tiny": {"errors", "files", "stop", "pretrained", "scene", "distill", "teachers"},
+    "tiny": {"errors", "files", "parallel", "stop", "pretrained", "scene", "distill", "teachers"},
     "host": {"errors", "log", "studio"},
     # What threestudio imports from custom/.
     "dropin": {"errors", "homes", "requirements", "host", "guidance", "systems"},
@@ -46,14 +47,24 @@ ALLOWED = {
     },
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
     "compare": {
-        *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
+        *("cores", "errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
         "host",
         *("kernels", "scene", "distill", "teachers", "critics", "tiny", "guidance", "systems"),
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
     "cli": {
-        *("errors", "files", "homes", "log", "stop", "parallel", "requirements", "pretrained"),
+        *(
+            "cores",
+            "errors",
+            "files",
+            "homes",
+            "log",
+            "stop",
+            "parallel",
+            "requirements",
+            "pretrained",
+        ),
         *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
     },
 }

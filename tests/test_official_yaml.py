@@ -4,71 +4,23 @@ Of the file we keep facts alone: its keys, the types of their values, the regist
 ASD_OFFICIAL_PATH (a checkout of github.com/2y7c3/ASD) the facts are read again and it trains.
 """
 
-import importlib
 import json
 import logging
 import os
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
-from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from published import SIZES, of_file, require_accepted
 
-from threestudio_asd.cli.main import PLUGINS, main
-from threestudio_asd.studio.config.check import check_system
-from threestudio_asd.studio.config.experiment import read_config
-from threestudio_asd.studio.registry import find
-from threestudio_asd.studio.run.launch import BUILTINS
-from threestudio_asd.studio.run.trainer import check_arguments
+from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 FACTS = Path(__file__).parent / "references/official_nerf_yaml.json"
-SAMPLES = {"bool": True, "int": 1, "float": 0.5, "str": "x", "NoneType": None}
-# What keeps two steps short on a CPU; nothing else of the file changes but model ids.
-SIZES = (
-    *("trainer.max_steps=2", "trainer.val_check_interval=2"),
-    *("data.width=16", "data.height=16", "data.batch_size=1", "data.resolution_milestones=[]"),
-    *("data.eval_width=16", "data.eval_height=16", "data.n_val_views=1", "data.n_test_views=2"),
-    *("system.renderer.num_samples_per_ray=32", "use_timestamp=false", "tag=run"),
-    "system.geometry.pos_encoding_config.log2_hashmap_size=12",
-)
-
-
-def facts(node, key=""):
-    """The tree of keys with a type for each value; registered names in full."""
-    if isinstance(node, dict):
-        return {key: facts(value, key) for key, value in node.items()}
-    if isinstance(node, list):
-        return [facts(item) for item in node]
-    registered = key.endswith("_type") and isinstance(node, str)
-    return f"name {node}" if registered else type(node).__name__
-
-
-def of_file(file):
-    cfg = OmegaConf.load(file)
-    cfg.system.prompt_processor.prompt = "a red mug"  # the file leaves it open
-    return facts(OmegaConf.to_container(cfg, resolve=True))
-
-
-def experiment(facts):
-    """A config of the same keys and types, with values of our own."""
-    if isinstance(facts, dict):
-        return {key: experiment(value) for key, value in facts.items()}
-    if isinstance(facts, list):
-        return [experiment(item) for item in facts]
-    return facts.removeprefix("name ") if facts.startswith("name ") else SAMPLES[facts]
 
 
 def test_every_key_and_type_of_it_is_accepted():
-    for module in (*BUILTINS, *PLUGINS):
-        importlib.import_module(module)
     known = json.loads(FACTS.read_text())
-    cfg = read_config(json.dumps(experiment(known)), from_string=True)
-    check_arguments("trainer", pl.Trainer, cfg.trainer)
-    check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
-    check_system(cfg)
-    find(cfg.data_type)(cfg.data)
+    require_accepted(known)
     assert known["system_type"] == "name nerf-system-asd"
     assert known["system"]["guidance"]["max_step_percent"] == ["int", "float", "float", "int"]
 
@@ -102,7 +54,9 @@ def test_it_trains_on_other_models(official, tmp_path, monkeypatch):
     )
     prompt = "system.prompt_processor.prompt=a red mug"
     try:
-        run = main(["launch", "--config", str(official), "--train", prompt, *models, *SIZES])
+        short = ("trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=1")
+        settings = (prompt, *models, *SIZES, *short)
+        run = main(["launch", "--config", str(official), "--train", *settings])
     finally:
         logger.removeHandler(listener)
     assert run == 0

@@ -113,7 +113,7 @@ def test_settings():
 
 
 def cores(**environment):
-    code = "from threestudio_asd.parallel import cores; print(cores())"
+    code = "from threestudio_asd.cores import cores; print(cores())"
     own = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", code]
     return int(subprocess.check_output(command, env={**own, **environment}, text=True))

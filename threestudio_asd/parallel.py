@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from threestudio_asd.cores import cores
 from threestudio_asd.errors import UserError
 
 Output = Tensor | dict[str, Tensor]
@@ -30,17 +31,6 @@ _threads: int | None = None
 _pool: tuple[int, ThreadPoolExecutor] | None = None  # with its size
 _pool_lock = threading.Lock()
 _this_thread = threading.local()
-
-
-def cores() -> int:
-    """How many cores this process may use: ``OMP_NUM_THREADS``, which torch obeys, too, if it is
-    set; else what affinity and, in a container, its quota leave."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
-    from loky import cpu_count
-
-    return cpu_count()
 
 
 def get_pieces() -> int:
@@ -270,6 +260,16 @@ def _at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[A
     futures = [pool.submit(begin, *job) for job in jobs]
     wait(futures)
     return [future.result() for future in futures]
+
+
+def at_once(jobs: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> list[Any]:
+    """Results of independent jobs (function, arguments) on the CPU, in their order and those of a
+    loop to the bit, as many at a time as there are cores. Raises what the first that fails raises,
+    once none is running any more."""
+    if len(jobs) < 2 or getattr(_this_thread, "in_piece", False):
+        return [function(*arguments) for function, arguments in jobs]
+    with splitting(pieces=len(jobs)):
+        return _at_once(jobs)
 
 
 def _workers() -> ThreadPoolExecutor:

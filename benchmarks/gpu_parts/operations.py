@@ -10,7 +10,7 @@ from .setup import Setup, going_on
 
 def kernels(setup: Setup) -> None:
     """Each kernel against its torch reference; those of the rasteriser on a small picture."""
-    import kernels as benchmark
+    import kernel_speed as benchmark
     import raster
 
     torch.manual_seed(0)

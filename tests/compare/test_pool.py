@@ -152,6 +152,40 @@ def test_an_exception_that_cannot_travel_is_told_in_words(pool):
         list(pool.run(["bad:odd"]))
 
 
+def test_processes_started_early_import_and_wait_for_their_tasks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "needed_early.py").write_text(
+        f"import os, pathlib\npathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+    )
+    with Pool(2, imports=["needed_early"]) as pool:
+        pool.start()
+        wait_for(lambda: len([p for p in tmp_path.iterdir() if p.name.isdigit()]) == 2)
+        pool.begin(begin, (tmp_path,))
+        found = dict(pool.run(["a:0.5", "b:0.5"]))
+    for _, pid in found.values():
+        assert (tmp_path / str(pid)).exists()
+
+
+def test_processes_started_early_that_nobody_needs_end(tmp_path):
+    with Pool(2, imports=["json"]) as pool:
+        pool.start()
+        pool.jobs = 1
+        pool.begin(begin, (tmp_path,))
+        assert len({pid for _, pid in dict(pool.run(["a:0", "b:0"])).values()}) == 1
+    with Pool(2, imports=["json"]) as pool:
+        pool.start()
+        pool.end()
+        assert not multiprocessing.active_children()
+
+
+def test_an_import_that_fails_ends_the_run(tmp_path):
+    with Pool(2, imports=["no_such_module_here"]) as pool:
+        pool.start()
+        pool.begin(begin, (tmp_path,))
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_here"):
+            list(pool.run(["a:0", "b:0", "c:0"]))
+
+
 def fail_to_begin(how):
     if how == "exit":
         os._exit(4)

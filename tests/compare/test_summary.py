@@ -210,6 +210,7 @@ def test_a_prompt_has_the_mean_of_its_runs():
 def test_the_tables_say_what_the_summary_says(tmp_path):
     found = make(lambda cell: 0.25, keep=lambda c: (c.method, c.scale) != ("VSD", 100.0))
     text = write_tables(found.grid, found, tmp_path).read_text()
+    assert "\nTeacher: tiny-shapes-" in text and " steps.\n" in text
     title = MEASURES["p_pair"].title
     _, section = text.split(f"## {title}\n")
     rows = [line for line in section.splitlines() if line.startswith("|")]

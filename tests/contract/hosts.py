@@ -54,6 +54,11 @@ PLUGIN = {
     *("asd-2d-system", "asd-system", "nerf-system-asd", "random-grey-background"),
     *("stable-diffusion-asd-guidance", "truth-pixels-guidance", "truth-score-guidance"),
 }
+# threestudio-mvdream's names, which are no part of threestudio itself.
+EXTENSION = {
+    *("mvdream-multiview-diffusion-guidance", "mvdream-neural-environment-map-background"),
+    *("mvdream-random-multiview-camera-datamodule", "mvdream-system"),
+}
 
 
 def bundled() -> Host:
@@ -87,7 +92,8 @@ def bundled() -> Host:
 
     for module in (*launch.BUILTINS, *cli.PLUGINS):
         importlib.import_module(module)
-    entries = {name: registry.find(name) for name in registry.names() if name not in PLUGIN}
+    others = PLUGIN | EXTENSION
+    entries = {name: registry.find(name) for name in registry.names() if name not in others}
     ours = {n: cls for n, cls in entries.items() if cls.__module__.startswith("threestudio_asd.")}
     return Host(
         registry=ours,

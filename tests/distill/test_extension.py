@@ -135,9 +135,9 @@ def test_a_noising_gives_what_it_declared_in_the_latents_shape(noisy):
         "kappa": noisy.x_t[:1],
     }.items():
         # Past the check of shapes in tests.
-        wrong = replace(noisy, extras={"kappa": value} if part == "kappa" else {})
-        if part != "kappa":
-            object.__setattr__(wrong, part, value)
+        wrong = replace(noisy)
+        named = ("extras", {"kappa": value}) if part == "kappa" else (part, value)
+        object.__setattr__(wrong, *named)
         with pytest.raises(UserError, match=rf"'gaussian' made {part} of shape \(1,"):
             noising.check_noisy(wrong, gaussian, "gaussian")
 
@@ -181,8 +181,8 @@ def test_a_weighting_from_a_users_file():
 
 def test_names_are_unique_and_unknown_ones_are_answered_with_the_known():
     for registry in REGISTRIES:
-        known = ", ".join(registry)
-        with pytest.raises(NotRegisteredError, match=f"Unknown {registry.kind} 'x'.*: {known}"):
+        known = f": {', '.join(registry)}" if list(registry) else "none is registered"
+        with pytest.raises(NotRegisteredError, match=f"Unknown {registry.kind} 'x'.*{known}"):
             registry.get("x")
     with pytest.raises(AlreadyRegisteredError, match="source term 'noise'"):
         terms.register_source("noise", needs=())(lambda said: said.noise)

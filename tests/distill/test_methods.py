@@ -222,7 +222,8 @@ def test_sjc_is_the_difference_of_denoisings_in_its_own_coordinates(gaussians, s
 
 
 def test_a_method_says_what_it_needs():
-    assert {name: METHODS.get(name).needs for name in ("sds", "sjc", "vsd", "asd")} == {
+    assert {name: METHODS.get(name).needs for name in METHODS} == {
+        "mvdream": ("cond", "null"),
         "sjc": ("cond", "null"),
         "sds": ("cond", "null"),
         "vsd": ("cond", "critic", "null"),
@@ -239,7 +240,9 @@ def test_inconsistent_rows_are_refused(gaussians):
         Method("untrained", "guided", "critic", None, paper="")
     with pytest.raises(UserError, match="neither"):
         Method("unread", "guided", "noise", "denoise", paper="")
-    with pytest.raises(NotRegisteredError, match="'dds'; choose one of: asd, sds, sjc, vsd"):
+    with pytest.raises(
+        NotRegisteredError, match=r"'dds'; choose one of: asd, mvdream, sds, sjc, vsd"
+    ):
         METHODS.get("dds")
     for wrong in ("target", "source", "critic_objective"):
         row = {"target": "guided", "source": "critic", "critic_objective": "asd", wrong: "typo"}

@@ -89,7 +89,7 @@ def test_the_gradient_reaches_the_render_through_the_autoencoder(make, prompt, v
 
 def test_the_critic_learns_from_its_own_loss_only(make, prompt, views):
     guidance = make()
-    guidance.critic.camera.dropout = 0.0
+    guidance.critic.camera_dropout = 0.0
     rgb = torch.rand(2, 64, 64, 3, requires_grad=True)
     guidance(rgb, prompt(), **views())["loss_lora"].backward()
     assert rgb.grad is None
@@ -174,8 +174,8 @@ def test_the_critic_sees_the_camera_it_is_told_of(make, fixed, prompt, views, ki
 def test_camera_dropout_is_a_choice(make):
     for training, probability in ((True, 0.0), (True, 1.0), (False, 1.0)):
         guidance = make(lora_cfg_training=training)
-        assert guidance.critic.camera.dropout == 0.1
-        guidance.critic.camera.dropout = probability
+        assert guidance.critic.camera_dropout == 0.1
+        guidance.critic.camera_dropout = probability
         assert guidance._hide_camera() == (training and probability == 1.0)
 
 

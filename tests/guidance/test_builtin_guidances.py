@@ -7,9 +7,9 @@ import torch
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
-from threestudio_asd.guidance.builtin import sqrt_annealed
-from threestudio_asd.guidance.builtin_sds import StableDiffusionGuidance
-from threestudio_asd.guidance.builtin_vsd import StableDiffusionVSDGuidance
+from threestudio_asd.guidance.builtin.on_asd import sqrt_annealed
+from threestudio_asd.guidance.builtin.sds import StableDiffusionGuidance
+from threestudio_asd.guidance.builtin.vsd import StableDiffusionVSDGuidance
 
 SDS, VSD = "stable-diffusion-guidance", "stable-diffusion-vsd-guidance"
 

@@ -205,7 +205,7 @@ def test_views_of_a_group_share_their_time(make, prompt, views):
     guidance.teacher.views_at_once = 4
     t = guidance._times(8)
     assert len(t) == 8 and len(set(t.tolist())) == 2 and len(set(t[:4].tolist())) == 1
-    with pytest.raises(UserError, match="multiple of that"):
+    with pytest.raises(UserError, match="a multiple of 4"):
         guidance._times(6)
     with pytest.raises(UserError, match=r"Perp-neg asks about single views.*use_perp_neg=false"):
         guidance(torch.rand(2, 8, 8, 4), prompt(True), **views(), rgb_as_latents=True)

@@ -57,7 +57,7 @@ def test_evaluations_per_item(make, prompt, views, counted, row):
 
 def test_a_hidden_camera_costs_one_more_pass_of_the_critic(make, prompt, views, counted):
     guidance = make()
-    guidance.critic.camera.dropout = 1.0
+    guidance.critic.camera_dropout = 1.0
     with counted(guidance.teacher.unet) as seen:
         step(guidance, prompt(), views())
     assert seen == {"calls": 3, "plain": 2 * 3, "grad": 2 * 1}

@@ -10,8 +10,8 @@ from fake_threestudio import write_checkout
 
 import threestudio_asd
 from threestudio_asd.cli import upstream, upstream_run
+from threestudio_asd.cores import cores
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import cores
 
 PACKAGED = ("configs/tiny/asd-nerf.yaml", "tiny/asd-nerf")
 

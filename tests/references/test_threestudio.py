@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from threestudio_asd.distill.noising import NoisyBatch
-from threestudio_asd.guidance.builtin_sds import StableDiffusionGuidance
-from threestudio_asd.guidance.builtin_vsd import StableDiffusionVSDGuidance
+from threestudio_asd.guidance.builtin.sds import StableDiffusionGuidance
+from threestudio_asd.guidance.builtin.vsd import StableDiffusionVSDGuidance
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ def make(folder):
         if case["kind"] == "vsd":
             critic = guidance.asd.critic
             critic.load_state_dict(check._critic_state(WEIGHTS))
-            critic.camera.dropout = 1.0
+            critic.camera_dropout = 1.0
             assert (critic.net is guidance.teacher.net) == case.get("single_model", False)
         return guidance
 

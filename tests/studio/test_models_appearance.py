@@ -8,6 +8,7 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.studio import registry
 from threestudio_asd.studio.models.background.neural_environment_map import (
     NeuralEnvironmentMapBackground,
+    SharedNeuralEnvironmentMapBackground,
 )
 from threestudio_asd.studio.models.background.solid_color import SolidColorBackground
 from threestudio_asd.studio.models.material.diffuse_with_point_light import (
@@ -82,6 +83,23 @@ def test_random_augmentation(background_class, dirs):
         assert torch.equal(color, color[:, :1, :1].expand_as(color))  # one colour per image
         assert not torch.equal(color[0], color[1])
     assert torch.equal(background.eval()(dirs), plain)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_views_of_a_scene_may_stand_before_one_random_colour(dirs, share):
+    name = "mvdream-neural-environment-map-background"
+    assert registry.find(name) is SharedNeuralEnvironmentMapBackground
+    background = registry.find(name)(
+        {"random_aug": True, "random_aug_prob": 1.0, "share_aug_bg": share}
+    )
+    first, second = background(dirs), background(dirs)
+    assert torch.equal(first, first[:, :1, :1].expand_as(first))
+    assert torch.equal(first[0], first[1]) == share
+    assert not torch.equal(first, second) and first.shape == (2, 5, 6, 3)
+    # Outside training it is the network under the other name.
+    plain = NeuralEnvironmentMapBackground()
+    plain.load_state_dict(background.state_dict())
+    assert torch.equal(background.eval()(dirs), plain(dirs))
 
 
 def test_no_material_activates_the_features(surface):

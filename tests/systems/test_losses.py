@@ -8,6 +8,7 @@ import torch
 from threestudio_asd.errors import UserError
 from threestudio_asd.systems.guided import guidance_losses, log_weights
 from threestudio_asd.systems.losses import (
+    eikonal_loss,
     opaque_loss,
     orientation_loss,
     sparsity_loss,
@@ -55,6 +56,16 @@ def test_z_variance_is_that_of_visible_rays():
     variance = torch.tensor([[1.0], [2.0], [4.0]])
     assert z_variance_loss(variance, torch.tensor([[0.2], [0.6], [0.9]])).item() == 3.0
     assert z_variance_loss(variance, torch.zeros(3, 1)).item() == 0.0
+
+
+def test_eikonal_is_zero_for_unit_gradients():
+    gradient = torch.tensor([[0.0, 0.6, 0.8], [3.0, 0.0, 0.0]], requires_grad=True)
+    loss = eikonal_loss(gradient)
+    assert loss.item() == pytest.approx((0.0 + 4.0) / 2)
+    loss.backward()
+    # d/dg (|g| - 1)^2 / 2 = (|g| - 1) g / |g|
+    expected = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    torch.testing.assert_close(gradient.grad, expected, atol=1e-6, rtol=0)
 
 
 class FakeSystem:

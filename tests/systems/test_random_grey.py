@@ -19,6 +19,13 @@ def test_training_sees_one_grey_an_image_within_the_range():
     assert not torch.equal(background(dirs=DIRS), seen)
 
 
+def test_views_of_a_scene_share_their_grey():
+    seen = RandomGreyBackground({"n_view": 3}).train()(dirs=DIRS)[:, 0, 0, 0]
+    assert (seen.view(2, 3) == seen.view(2, 3)[:, :1]).all() and seen[0] != seen[3]
+    with pytest.raises(UserError, match="n_view is 0; at least 1"):
+        RandomGreyBackground({"n_view": 0})
+
+
 def test_evaluation_sees_its_colour():
     background = RandomGreyBackground({"color": [0.1, 0.2, 0.3]}).eval()
     expected = torch.tensor([0.1, 0.2, 0.3]).expand_as(DIRS)

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny import edition
-from threestudio_asd.tiny.train import diffusion, measure, publish, vae
+from threestudio_asd.tiny.train import (
+    diffusion,
+    measure,
+    measure_views,
+    multiview,
+    publish,
+    vae,
+)
 
 
 @pytest.mark.slow
@@ -42,5 +50,20 @@ def test_from_renders_to_a_published_edition(tmp_path, monkeypatch, capsys):
     assert "vae 2 steps of 4 of 96 renders (learning rate 0.002, seed 5, 0 min on CPU)" in card
     assert "| held out pairs | 4 | too few samples |" in card
     assert (folder / "samples.png").is_file()
+    assert "_name_or_path" not in (folder / "vae/config.json").read_text()
     trained = torch.load(work / "diffusion.ckpt", weights_only=True)
     assert trained["step"] == report["training"]["diffusion"]["steps"]
+
+
+@pytest.mark.slow
+def test_from_scenes_to_a_teacher_of_several_views(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_views, "DDIM_STEPS", 2)
+    multiview.main(tmp_path, tmp_path / "mv", steps=4, renders=24, batch=2)
+    teacher = StableDiffusionTeacher.from_pretrained(tmp_path / "mv")
+    assert teacher.views_at_once == 4 and teacher.knows_cameras
+    assert teacher.unet.class_embedding.linear_2.weight.abs().max() > 0  # it has learned
+    noted = json.loads((tmp_path / "multiview.json").read_text())
+    assert noted["steps"] == 4 and noted["renders"] == 24
+    measure_views.main(tmp_path, tmp_path / "mv", steps=4)
+    found = json.loads((tmp_path / "views.json").read_text())
+    assert found["views"] == 16 and 0 <= found["obeyed"] <= 1

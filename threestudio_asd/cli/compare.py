@@ -1,6 +1,7 @@
 """``compare``: run methods over scales, prompts and seeds; write a page with the figures."""
 
 import argparse
+import contextlib
 import importlib
 import shlex
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from threestudio_asd import log
+from threestudio_asd.compare.run.pool import Pool
+from threestudio_asd.cores import cores
 from threestudio_asd.errors import UserError
 from threestudio_asd.stop import SIGNALS, Stopped, drop_lost_streams, heeded
-from threestudio_asd.studio.run.extensions import load_extensions
-from threestudio_asd.studio.run.launch import BUILTINS
+
+_EARLY = 4  # processes at most that are started before it is known how many are wanted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +55,20 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     shard = _shard(args.shard)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least 1.")
+    with _processes(args) as pool:
+        return _run(args, argv, shard, plugins, pool)
+
+
+def _run(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    shard: tuple[int, int],
+    plugins: Sequence[str],
+    pool: Pool | None,
+) -> int:
+    from threestudio_asd.studio.run.extensions import load_extensions
+    from threestudio_asd.studio.run.launch import BUILTINS
+
     plugins = (*BUILTINS, *plugins)
     for module in plugins:
         importlib.import_module(module)
@@ -74,7 +91,7 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
         elif not args.page_only:
             # Ctrl-C, too: Lightning would turn its exception into an exit of its own.
             with heeded(SIGNALS):
-                run_grid(grid, out, shard, args.jobs or default_jobs(), plugins)
+                run_grid(grid, out, shard, args.jobs or default_jobs(), plugins, pool)
     except Stopped as stopped:
         there = f"{len(finished(grid, out))} of {len(grid.cells)} cells are there"
         drop_lost_streams()
@@ -89,7 +106,21 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> int:
     return 0
 
 
+def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Pool | None]:
+    """Processes for cells that import torch and the rest while this one does, a few of them: how
+    many cells there are to run is not known yet. None where there may be a GPU, on which cells run
+    one by one unless --jobs says otherwise."""
+    gpu = Path("/proc/driver/nvidia").exists()
+    jobs = min(args.jobs or (1 if gpu else cores()), _EARLY)
+    if args.pack or args.page_only or jobs == 1:
+        return contextlib.nullcontext()
+    pool = Pool(jobs, imports=("threestudio_asd.compare.run.runner",))
+    pool.start()
+    return pool
+
+
 def _report(grid: Any, out: Path, command: str) -> None:
+    from threestudio_asd.compare.measure import reference
     from threestudio_asd.compare.records import finished
     from threestudio_asd.compare.report.markdown import write_tables
     from threestudio_asd.compare.report.page import write_page
@@ -98,7 +129,7 @@ def _report(grid: Any, out: Path, command: str) -> None:
 
     records = finished(grid, out)  # with those of other processes
     require_complete(grid, records)
-    summary = Summary(grid, records, out / "truth")
+    summary = Summary(grid, records, reference.place().folder())
     page = write_page(grid, summary, out, [command])
     print(f"{write_tables(grid, summary, out)}\n{page}")
 

@@ -134,7 +134,7 @@ def _devices() -> Iterator[Row]:
     try:
         import torch
 
-        from threestudio_asd.parallel import cores
+        from threestudio_asd.cores import cores
 
         free = cores()
     except Exception:  # the libraries' section tells why

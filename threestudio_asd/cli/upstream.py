@@ -9,9 +9,9 @@ from pathlib import Path
 
 import threestudio_asd
 from threestudio_asd import homes
+from threestudio_asd.cores import cores
 from threestudio_asd.dropin.checkout import open_checkout
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import cores
 from threestudio_asd.studio.config.files import find_config
 
 RUNNER = "threestudio_asd.cli.upstream_run"

@@ -118,6 +118,14 @@ class Grid:
     def starts_others(self, cell: Cell) -> bool:
         return any(row.start_from == cell.method for row in self.rows.values())
 
+    @property
+    def teachers(self) -> list[str]:
+        """The models that the rows learn from; an embedded one's name tells its edition."""
+        first = (self.cfg.scales[0], self.cfg.prompts[0], self.cfg.seeds[0])
+        configs = (self.config(self.cell(method, *first)) for method in self.rows)
+        named = {c.system.guidance.get("pretrained_model_name_or_path") for c in configs} - {None}
+        return sorted(Path(name).name if Path(name).is_dir() else name for name in named)
+
     def run_scale(self, method: str, scale: float) -> float:
         """The scale of the run, diffusers convention: s, or s' for a rescaled row."""
         gamma = self.rows[method].rescale_gamma

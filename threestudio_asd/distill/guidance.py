@@ -8,7 +8,6 @@ so that s = 1 is the plain conditional prediction. threestudio's SDS counts from
 config value is converted once (``convert_threestudio_sds_scale``).
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,8 @@ from threestudio_asd.errors import UserError
 
 # Keeps the projection finite where the direction vanishes (threestudio's value).
 _MIN_SQUARED_NORM = 1e-6
+# Keeps the ratio of two deviations finite where nothing deviates (MVDream's value).
+_MIN_STD = 1e-8
 
 
 def classifier_free_guidance(
@@ -73,7 +74,10 @@ def perp_neg(
 
 
 def guidance_rescale(
-    guided: Float[Tensor, "B C H W"], cond: Float[Tensor, "B C H W"], rescale: float
+    guided: Float[Tensor, "B C H W"],
+    cond: Float[Tensor, "B C H W"],
+    rescale: float,
+    views: int = 1,
 ) -> Float[Tensor, "B C H W"]:
     """Pull the standard deviation of the guided prediction back towards the conditional one's.
 
@@ -82,18 +86,24 @@ def guidance_rescale(
     (Lin et al. 2023, arXiv:2305.08891, sec. 3.4; std over each item.)
 
     Args:
+        guided, cond: Predictions of one kind; the paper's are those of the noise, MVDream's of x_0.
         rescale: phi in [0, 1]; 0 returns ``guided`` itself, the paper recommends 0.7.
+        views: How many items, one after the other, are measured and scaled together.
 
     Raises:
         UserError: ``rescale`` lies outside [0, 1].
     """
     if not 0.0 <= rescale <= 1.0:
-        raise UserError(f"guidance_rescale must lie in [0, 1]; got {rescale}.")
+        raise UserError(
+            f"guidance_rescale, or recon_std_rescale, must lie in [0, 1]; got {rescale}."
+        )
     if rescale == 0.0:
         return guided
-    ratio = _item_std(cond) / _item_std(guided)
+    ratio = (_std(cond, views) + _MIN_STD) / (_std(guided, views) + _MIN_STD)
     return guided * (rescale * ratio + 1.0 - rescale).to(guided)
 
 
-def _item_std(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 1 1"]:
-    return torch.std(x.float(), dim=(1, 2, 3), keepdim=True)
+def _std(x: Float[Tensor, "B C H W"], views: int) -> Float[Tensor, "B 1 1 1"]:
+    """Over each ``views`` items."""
+    groups = x.float().unflatten(0, (-1, views)).flatten(1)
+    return groups.std(dim=1).repeat_interleave(views).view(-1, 1, 1, 1)

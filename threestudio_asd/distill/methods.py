@@ -180,6 +180,18 @@ SJC = register_method(
     )
 )
 
+# MVDream: |x_0 - c x0(e^s)|^2 / 2, which is this row at w = sigma / alpha ("asd"): with x0(e) =
+# (x_t - sigma e) / alpha, w (T - eps) = x_0 - c x0(e^s). SDS at c = 1.
+MVDREAM = register_method(
+    Method(
+        name="mvdream",
+        target="guided-x0-rescaled",
+        source="noise",
+        critic_objective=None,
+        paper="MVDream, Shi et al. 2023, arXiv:2308.16512, section 3.2",
+    )
+)
+
 # VSD: w(t) (e^s - e_phi),  min_phi E |e_phi - eps|^2. All renders' distribution; s is about 7.5.
 VSD = register_method(
     Method(

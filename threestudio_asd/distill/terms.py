@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio_asd.distill.guidance import classifier_free_guidance
+from threestudio_asd.distill.guidance import classifier_free_guidance, guidance_rescale
 from threestudio_asd.distill.predictions import Predictions
 from threestudio_asd.registry import Registry
 
@@ -78,6 +78,23 @@ def _register(
 def guided_target(predictions: Predictions, scale: float) -> Float[Tensor, "B C H W"]:
     """e^s = e_null + s (e_y - e_null)."""
     return classifier_free_guidance(predictions["null"], predictions["cond"], scale)
+
+
+@register_target("guided-x0-rescaled", needs=("null", "cond"), settings={"recon_std_rescale": 0.5})
+def rescaled_reconstruction(predictions: Predictions, scale: float) -> Float[Tensor, "B C H W"]:
+    """The epsilon of c x0(e^s), the guided reconstruction with its contrast pulled back.
+
+        c = rho std(x0(e_y)) / std(x0(e^s)) + 1 - rho
+
+    rho is the setting ``recon_std_rescale``, in [0, 1]; the deviations are those of a scene, over
+    all its views. At rho = 0 it is e^s. (MVDream, arXiv:2308.16512, section 3.2 and appendix.)
+    """
+    guided = classifier_free_guidance(predictions["null"], predictions["cond"], scale)
+    rho = predictions.settings["recon_std_rescale"]
+    if rho == 0.0:
+        return guided
+    x0 = (predictions.x0(guided), predictions.x0(predictions["cond"]))
+    return predictions.epsilon(guidance_rescale(*x0, rho, predictions.views_at_once))
 
 
 @register_target("cond", needs=("cond",))

@@ -11,7 +11,7 @@ __all__ = ["asd", "diffusers", "lora", "mvdream", "truth"]
 
 host.register_resolver("asd_model", model_folder)
 
-if host.NAME == "bundled":  # threestudio has its own of these names
-    from threestudio_asd.guidance import builtin_sds, builtin_vsd
+if host.NAME == "bundled":  # threestudio and its extensions have their own of these names
+    from threestudio_asd.guidance import builtin
 
-    __all__ += ["builtin_sds", "builtin_vsd"]
+    __all__ += ["builtin"]

@@ -196,12 +196,12 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
+        if prompt_utils.use_perp_neg and options.get("perp_neg", True):
+            checks.require_single_views(self.teacher)
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
         names = self.step.asked
         text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
-        if text.negatives is not None:
-            checks.require_single_views(self.teacher)
         return text.seen_from(checks.scenes(views, self.teacher)) if aware else text
 
     def distil(

@@ -5,6 +5,9 @@ World: right-handed, z up; azimuth 0 lies on +x and grows towards +y. A camera-t
 Clip space has its y axis flipped, so that row 0 of a rasterised image is the top.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +15,37 @@ from torch import Tensor
 
 # threestudio's planes; every length is in scene units (metres in an exported GLB).
 NEAR, FAR = 0.01, 100.0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the cameras of a batch.
+
+    Args:
+        rng: Where they come from.
+        count: How many cameras there are.
+        views: How many of them, one after the other, share each number: the views of one scene.
+    """
+
+    rng: torch.Generator
+    count: int
+    views: int = 1
+
+    def rand(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Uniform in [0, 1)."""
+        return self._shared(torch.rand(self.count // self.views, *shape, generator=self.rng))
+
+    def randn(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Standard normal."""
+        return self._shared(torch.randn(self.count // self.views, *shape, generator=self.rng))
+
+    def uniform(self, bounds: Sequence[float | int]) -> Float[Tensor, "B"]:
+        """Uniform between two bounds."""
+        low, high = bounds
+        return low + (high - low) * self.rand()
+
+    def _shared(self, drawn: Float[Tensor, "S ..."]) -> Float[Tensor, "B ..."]:
+        return drawn.repeat_interleave(self.views, dim=0)
 
 
 def orbit_positions(

@@ -1,4 +1,5 @@
-"""``dreamfusion-system`` and ``prolificdreamer-system``: threestudio's, on the bundled host alone.
+"""``dreamfusion-system`` and ``prolificdreamer-system``, threestudio's, and ``mvdream-system``, its
+extension's: on the bundled host alone.
 
 The same losses and pictures as ``asd-system``; any guidance fits.
 """
@@ -33,12 +34,27 @@ class DreamFusion(TextTo3DSystem):
         # It came after the optimiser and is not in checkpoints.
         if isinstance(self.guidance, nn.Module) and any(True for _ in self.guidance.parameters()):
             raise UserError(
-                f"dreamfusion-system would not train the critic of {self.cfg.guidance_type}; "
+                f"This system would not train the critic of {self.cfg.guidance_type}; "
                 "set system_type to prolificdreamer-system or asd-system."
             )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         return {"loss": self.guide(self(batch), batch)[0]}
+
+
+@host.register("mvdream-system")
+class MVDream(DreamFusion):
+    """The same under threestudio-mvdream's name and with its key (MVDream, arXiv:2308.16512)."""
+
+    @dataclass
+    class Config(DreamFusion.Config):
+        visualize_samples: bool = False
+
+    cfg: Config
+
+    def configure(self) -> None:
+        self.refuse_unimplemented()
+        super().configure()
 
 
 @host.register("prolificdreamer-system")

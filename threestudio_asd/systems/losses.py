@@ -37,3 +37,9 @@ def z_variance_loss(
     """Mean depth variance of the rays with opacity above 0.5 (HiFA, arXiv:2305.18766)."""
     seen = opacity > 0.5
     return (z_variance * seen).sum() / seen.sum().clamp_min(1)
+
+
+def eikonal_loss(sdf_grad: Float[Tensor, "*N 3"]) -> Float[Tensor, ""]:
+    """mean (|grad f| - 1)^2: keeps a field f a signed distance (Gropp et al. 2020,
+    arXiv:2002.10099, eq. 2)."""
+    return (torch.linalg.vector_norm(sdf_grad, dim=-1) - 1.0).square().mean()

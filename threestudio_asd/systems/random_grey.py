@@ -26,6 +26,9 @@ class RandomGreyBackground(host.BaseModule):
         """Between which the greys of training are drawn, in [0, 1]."""
         color: tuple[float, float, float] = (0.5, 0.5, 0.5)
         """In evaluation, RGB in [0, 1]."""
+        n_view: int = 1
+        """Images, one after the other, that share a grey: views of one scene, for a teacher that
+        takes them together."""
 
     cfg: Config
 
@@ -36,6 +39,8 @@ class RandomGreyBackground(host.BaseModule):
                 f"system.background.range is [{low}, {high}]; give two greys in [0, 1], the "
                 "darker one first."
             )
+        if self.cfg.n_view < 1:
+            raise UserError(f"system.background.n_view is {self.cfg.n_view}; at least 1.")
         if len(self.cfg.color) != self.cfg.n_output_dims:
             raise UserError(
                 f"system.background.color has {len(self.cfg.color)} values for "
@@ -49,5 +54,7 @@ class RandomGreyBackground(host.BaseModule):
             return torch.tensor(list(self.cfg.color)).to(dirs).expand(shape)
         low, high = self.cfg.range
         # Drawn on the CPU: the same greys on every device.
-        grey = low + (high - low) * torch.rand(len(dirs), 1, 1, 1)
+        scenes = -(-len(dirs) // self.cfg.n_view)
+        grey = low + (high - low) * torch.rand(scenes, 1, 1, 1)
+        grey = grey.repeat_interleave(self.cfg.n_view, dim=0)[: len(dirs)]
         return grey.to(dirs, non_blocking=True).expand(shape)

@@ -13,6 +13,7 @@ from threestudio_asd import host
 from threestudio_asd.errors import UserError
 from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
 from threestudio_asd.systems.losses import (
+    eikonal_loss,
     opaque_loss,
     orientation_loss,
     sparsity_loss,
@@ -77,6 +78,7 @@ class TextTo3DSystem(host.BaseLift3DSystem):
                 "opaque": lambda: opaque_loss(out["opacity"]),
                 "orient": lambda: self._orientation(out),
                 "z_variance": lambda: z_variance_loss(out["z_variance"], out["opacity"]),
+                "eikonal": lambda: self._eikonal(out),
             }
         if self.stage == "geometry":
             return {
@@ -103,6 +105,14 @@ class TextTo3DSystem(host.BaseLift3DSystem):
                 "finite_difference, pred or analytic, or lambda_orient to 0."
             )
         return orientation_loss(out["weights"], out["normal"], out["t_dirs"], out["opacity"])
+
+    def _eikonal(self, out: dict[str, Any]) -> Tensor:
+        if "sdf_grad" not in out:
+            raise UserError(
+                "loss.lambda_eikonal needs the gradient of a signed distance, which "
+                f"{self.cfg.renderer_type} does not return; set it to 0."
+            )
+        return eikonal_loss(out["sdf_grad"])
 
     def _of_mesh(self, out: dict[str, Any], key: str) -> Any:
         if key not in out:

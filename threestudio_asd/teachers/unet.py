@@ -134,10 +134,11 @@ class FrozenUNet:
         return knows_cameras(self.unet)
 
     def labels(self, condition: Condition) -> Float[Tensor, "B 16"] | None:
-        """What the network is told of the cameras; None for one that knows none, or without any."""
+        """What the network is told of the cameras, in its own precision; None for one that knows
+        none, or without any."""
         if condition.camera is None or not self.knows_cameras:
             return None
-        return camera_labels(condition.camera.float())
+        return camera_labels(condition.camera.float()).to(self.dtype)
 
     def predict(
         self,

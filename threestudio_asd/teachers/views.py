@@ -21,14 +21,15 @@ from threestudio_asd.files import written_whole
 from threestudio_asd.pretrained.signs import CAMERA_DIM, told_cameras
 
 FILE = "views.json"
+#: What a UNet that is told cameras has among its settings.
+CAMERA_EMBEDDING = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": CAMERA_DIM,
+}
 #: How many views a network of MVDream's own files takes, and its settings besides those of the
 #: model that it was trained from; its pictures have 256 pixels a side.
 MVDREAM_VIEWS = 4
-MVDREAM_SETTINGS = {
-    "class_embed_type": "projection",
-    "projection_class_embeddings_input_dim": CAMERA_DIM,
-    "sample_size": 32,
-}
+MVDREAM_SETTINGS = {**CAMERA_EMBEDDING, "sample_size": 32}
 #: How the layers of the camera begin there.
 MVDREAM_CAMERA = "model.diffusion_model.camera_embed."
 _TINY = 1e-8

@@ -1,5 +1,6 @@
 """Rendered training sets of tiny-shapes, built once and cached on disk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from rich.progress import track
 from torch import Tensor
 
 from threestudio_asd.files import written_whole
+from threestudio_asd.parallel import at_once
 from threestudio_asd.scene.cameras import look_at, orbit_positions
 from threestudio_asd.tiny.captions import VIEWS, view_label
 from threestudio_asd.tiny.render import EVAL_SIZE, distance_for, render
@@ -104,14 +106,14 @@ def build_scenes(
     normal_maps = torch.rand(count, generator=generator) < normal_fraction
     cameras = scene_cameras(count, views, generator)
     images = torch.empty(count * views, 3, EVAL_SIZE, EVAL_SIZE, dtype=torch.uint8)
-    groups = [(p, n) for p in range(len(pairs)) for n in (False, True)]
-    for pair, is_normal in track(groups, description="rendering"):
-        members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
-        members = (members[:, None] * views + torch.arange(views)).flatten()
-        for ids in members.split(chunk) if len(members) else ():
-            view = {key: value[ids] for key, value in cameras.items()}
-            rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
-            images[ids] = (rgb * 255).round().to(torch.uint8)
+
+    def shown(pair: int, is_normal: bool, ids: Tensor) -> None:
+        ids = (ids[:, None] * views + torch.arange(views)).flatten()
+        view = {key: value[ids] for key, value in cameras.items()}
+        rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
+        images[ids] = (rgb * 255).round().to(torch.uint8)
+
+    _render(shown, which, normal_maps, chunk // views)
     positions = orbit_positions(cameras["elevation"], cameras["azimuth"], cameras["distance"])
     up = torch.tensor([0.0, 0.0, 1.0]).expand_as(positions)
     c2w = look_at(positions, torch.zeros_like(positions), up)
@@ -145,13 +147,13 @@ def build(
     normal_maps = torch.rand(count, generator=generator) < normal_fraction
     cameras = random_cameras(count, generator)
     images = torch.empty(count, 3, EVAL_SIZE, EVAL_SIZE, dtype=torch.uint8)
-    groups = [(p, n) for p in range(len(pairs)) for n in (False, True)]
-    for pair, is_normal in track(groups, description="rendering"):
-        members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
-        for ids in members.split(chunk) if len(members) else ():
-            view = {key: value[ids].to(device) for key, value in cameras.items()}
-            rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
-            images[ids] = (rgb * 255).round().to("cpu", torch.uint8)
+
+    def shown(pair: int, is_normal: bool, ids: Tensor) -> None:
+        view = {key: value[ids].to(device) for key, value in cameras.items()}
+        rgb, _ = render(*pairs[pair], **view, normal_map=is_normal)
+        images[ids] = (rgb * 255).round().to("cpu", torch.uint8)
+
+    _render(shown, which, normal_maps, chunk, torch.device(device).type == "cpu")
     labels = [
         VIEWS.index(view_label(float(a), float(e)))
         for a, e in zip(cameras["azimuth"], cameras["elevation"], strict=True)
@@ -164,6 +166,26 @@ def build(
         torch.tensor(labels)[order],
         normal_maps[order],
     )
+
+
+def _render(
+    shown: Callable[[int, bool, Tensor], None],
+    which: Tensor,
+    normal_maps: Tensor,
+    chunk: int,
+    at_a_time: bool = True,
+) -> None:
+    """``shown(pair, is_normal, ids)`` for all items, at most ``chunk`` of a kind in a call; several
+    calls at a time, unless they need a device for themselves."""
+    jobs = []
+    for pair in which.unique().tolist():
+        for is_normal in (False, True):
+            members = torch.nonzero((which == pair) & (normal_maps == is_normal)).squeeze(-1)
+            if len(members):
+                jobs += [(shown, (pair, is_normal, ids)) for ids in members.split(chunk)]
+    step = 8 if at_a_time else 1
+    for start in track(range(0, len(jobs), step), description="rendering"):
+        at_once(jobs[start : start + step])
 
 
 def cached(path: Path, *args, **kwargs) -> Renders:

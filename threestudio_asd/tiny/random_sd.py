@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.teachers.views import CAMERA_EMBEDDING, write_views
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -35,11 +36,13 @@ def write_random_sd(
     widths: Sequence[int] = (16, 32),
     text_width: int = 24,
     scheduler: str = "DDIMScheduler",
+    views: int = 1,
 ) -> Path:
     """Write the model to ``folder`` and return it; equal arguments give equal weights.
 
     ``sample_size`` is the latents' side (the image's is eight times that), ``widths`` the UNet's
-    channels per level (multiples of 8), ``text_width`` the embedding's (a multiple of 4).
+    channels per level (multiples of 8), ``text_width`` the embedding's (a multiple of 4). With more
+    than one of ``views`` the UNet sees so many of a scene together, and is told their cameras.
 
     Raises UserError on an unknown ``prediction_type``.
     """
@@ -52,7 +55,8 @@ def write_random_sd(
     vocabulary = _write_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = random_unet(sample_size, widths, text_width)
+        told = CAMERA_EMBEDDING if views > 1 else {}
+        unet = random_unet(sample_size, widths, text_width, **told)
         vae = _vae(8 * sample_size)
         text_encoder = _text_encoder(text_width, vocabulary)
     noise = getattr(diffusers, scheduler)(
@@ -65,6 +69,8 @@ def write_random_sd(
         steps_offset=1,
     )
     unet.save_pretrained(folder / "unet")
+    if views > 1:
+        write_views(folder / "unet", views)
     vae.save_pretrained(folder / "vae")
     text_encoder.save_pretrained(folder / "text_encoder")
     noise.save_pretrained(folder / "scheduler")

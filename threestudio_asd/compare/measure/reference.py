@@ -8,12 +8,20 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd import homes
 from threestudio_asd.scene.isosurface import grid_points, marching_cubes
 from threestudio_asd.tiny import dataset, scenes
 
 TRUTH_RENDERS = 500
 _SEED = 4242  # neither the teacher's nor the judge's
 _RESOLUTION = 96
+
+
+def place() -> homes.Cache:
+    """Where renders of the truth are kept, for all comparisons that are run from a folder."""
+    folder = Path(".threestudio_cache/truth").absolute()
+    remedy = "run in a folder that can be written to"
+    return homes.Cache("renders of the truth", folder, remedy, "truth")
 
 
 def truth_images(

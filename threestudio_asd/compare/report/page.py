@@ -42,8 +42,10 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         f"<p>{_count(done, 'run')} of {grid.cfg.steps} steps: "
         f"{_count(len(grid.rows), 'method')}, {_count(len(grid.cfg.scales), 'guidance scale')} s "
         f"(e_null + s (e_y - e_null)), {_count(len(grid.cfg.prompts), 'prompt')}, "
-        f"{_count(len(grid.cfg.seeds), 'seed')}. Brackets and bands{bands}: 95 % bootstrap "
-        f"intervals over prompts and seeds.{escape(state)}</p>",
+        f"{_count(len(grid.cfg.seeds), 'seed')}. "
+        f"Teacher: {escape(', '.join(grid.teachers) or 'none')}. "
+        f"Brackets and bands{bands}: 95 % bootstrap intervals over prompts and seeds."
+        f"{escape(state)}</p>",
         _robustness(grid, summary),
         _pictures(grid, summary, archive),
         _meshes(grid, summary, archive),

@@ -6,6 +6,7 @@ before it imports anything that takes time.
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -90,15 +91,40 @@ class Pool:
     Args:
         jobs: May be lowered later; a process that is too many ends once it is idle, and its
             memory is free.
-        begin: Called in each new process; returns the function of a task. Both are pickled.
+        begin: Called in each new process; returns the function of a task. Both are pickled. None:
+            :meth:`begin` says it later.
+        imports: Modules that a new process imports before it is told anything else.
     """
 
-    def __init__(self, jobs: int, begin: Callable[..., Callable], arguments: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        begin: Callable[..., Callable] | None = None,
+        arguments: Sequence[Any] = (),
+        imports: Sequence[str] = (),
+    ) -> None:
         self.jobs = jobs
-        self._first = begin, tuple(arguments)
+        self._first = None if begin is None else (begin, tuple(arguments))
+        self._imports = tuple(imports)
         self._workers: list[_Worker] = []
         self._oom_kills = memory.oom_kills()
         self._sampled = 0.0
+
+    def start(self) -> None:
+        """Start the processes now rather than with their first tasks: they import while this one
+        does something else."""
+        while len(self._workers) < self.jobs:
+            self._start()
+
+    def begin(self, begin: Callable[..., Callable], arguments: Sequence[Any]) -> None:
+        """Say what the processes begin with, those that are there and those to come."""
+        self._first = begin, tuple(arguments)
+        for worker in self._workers:
+            worker.send(self._first)
+
+    def end(self) -> None:
+        """End all processes; those that are busy are killed."""
+        self._end(*self._workers)
 
     def run(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """Yields each task with its result, or with a :class:`Loss` if its process died.
@@ -142,7 +168,9 @@ class Pool:
             worker = _Worker(process, here)
             self._workers.append(worker)
         there.close()
-        worker.send(self._first)
+        worker.send(self._imports)
+        if self._first is not None:
+            worker.send(self._first)
         return worker
 
     def _wait(self) -> list[_Worker]:
@@ -207,7 +235,7 @@ class Pool:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._end(*self._workers)
+        self.end()
 
 
 @contextlib.contextmanager
@@ -233,6 +261,13 @@ def _serve(connection: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     function = None
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the connection
+        try:
+            for module in pickle.loads(connection.recv_bytes()):
+                importlib.import_module(module)
+        except EOFError:
+            raise
+        except BaseException as error:
+            connection.send(_failure(error))
         while True:
             message = connection.recv_bytes()
             try:

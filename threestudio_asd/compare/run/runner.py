@@ -25,6 +25,7 @@ from threestudio_asd.compare.run.lost import CellsLost, run_again
 from threestudio_asd.compare.run.pool import Loss, Pool
 from threestudio_asd.compare.run.progress import Progress
 from threestudio_asd.compare.run.train import Outcome, train
+from threestudio_asd.cores import cores
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.checkpoint.store import save_atomically
 from threestudio_asd.studio.device import get_device, prepare_cpu
@@ -33,11 +34,13 @@ from threestudio_asd.studio.run.extensions import load_extensions
 from threestudio_asd.teachers.cache import models_read_once
 
 OnStep = Callable[[Cell, int], None]
+#: What a cell's process needs before it is told of the grid.
+IMPORTS = (__name__,)
 
 
 def default_jobs() -> int:
     """One for each core that this process may use: a cell is too small for two. On CUDA, one."""
-    return 1 if get_device().type == "cuda" else parallel.cores()
+    return 1 if get_device().type == "cuda" else cores()
 
 
 def run_grid(
@@ -46,6 +49,7 @@ def run_grid(
     shard: tuple[int, int] = (0, 1),
     jobs: int = 1,
     plugins: Sequence[str] = (),
+    pool: Pool | None = None,
 ) -> dict[Cell, Record]:
     """Run what is missing of every ``shard[1]``-th cell from ``shard[0]`` on.
 
@@ -54,6 +58,7 @@ def run_grid(
     Args:
         jobs: How many cells run at the same time, each in a process of its own if more than one.
         plugins: Modules that those processes import first, before the extensions in ``custom/``.
+        pool: Processes that are there already, importing ``IMPORTS``; ended where one job is left.
 
     Returns:
         All records that are there in the end.
@@ -78,7 +83,7 @@ def run_grid(
     first = [cell for cell in todo if grid.starts_others(cell)]
     rest = [cell for cell in todo if not grid.starts_others(cell)]
     lost: dict[Cell, Loss] = {}
-    with progress.shown(), _cells(grid, out, jobs, plugins, progress) as run:
+    with progress.shown(), _cells(grid, out, jobs, plugins, progress, pool) as run:
         for phase in (first, rest):
             for cell, found in run([c for c in phase if grid.start(c) not in lost]):
                 if isinstance(found, Loss):
@@ -137,21 +142,30 @@ RunCells = Callable[[list[Cell]], Iterator[tuple[Cell, Record | Loss]]]
 
 @contextmanager
 def _cells(
-    grid: Grid, out: Path, jobs: int, plugins: Sequence[str], progress: Progress
+    grid: Grid,
+    out: Path,
+    jobs: int,
+    plugins: Sequence[str],
+    progress: Progress,
+    pool: Pool | None,
 ) -> Iterator[RunCells]:
     """A function that runs cells and yields each with its record, in the order of their ends."""
     if jobs == 1:
+        if pool is not None:
+            pool.end()
         with models_read_once(), _quiet_host():
             yield lambda cells: ((c, run_cell(grid, c, out, progress.step)) for c in cells)
         return
-    threads = max(1, parallel.cores() // jobs)
+    threads = max(1, cores() // jobs)
     # Each of the processes would warn.
     homes.settle_kernels()
     embeddings.place().folder()
     # The processes' temporary files lie in a folder of this one: killed ones leave theirs.
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (threads, tuple(plugins), scratch, grid, out)
-        with Pool(jobs, _begin_worker, arguments) as pool:
+        with pool or Pool(jobs, imports=IMPORTS) as pool:
+            pool.jobs = jobs
+            pool.begin(_begin_worker, arguments)
 
             def run(cells: list[Cell]) -> Iterator[tuple[Cell, Record | Loss]]:
                 for cell, found in run_again(pool, cells):

@@ -6,7 +6,7 @@ sees the batches that an uninterrupted run would see, however far the loader rea
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from threestudio_asd.scene.cameras import camera_batch, orbit_positions
+from threestudio_asd.scene.cameras import Draws, camera_batch, orbit_positions
 from threestudio_asd.scene.lights import LIGHT_STRATEGIES
 from threestudio_asd.studio.config.structured import parse_structured
 from threestudio_asd.studio.data.random_camera_config import (
@@ -27,6 +27,12 @@ from threestudio_asd.studio.data.random_camera_config import (
 )
 from threestudio_asd.studio.registry import register
 
+Bounds = Sequence[float | int]
+#: Arguments of ``camera_batch``.
+Cameras = Mapping[str, Tensor]
+#: ``(cfg, rng, count, elevation_range, azimuth_range) -> Cameras``.
+Draw = Callable[[Any, torch.Generator, int, Bounds, Bounds], Cameras]
+
 
 def batch_generator(seed: int, k: int) -> torch.Generator:
     """The random numbers of batch ``k``, unrelated to those of any other batch or seed."""
@@ -35,13 +41,73 @@ def batch_generator(seed: int, k: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed))
 
 
-class RandomCameraIterableDataset(IterableDataset):
-    """Endless training batches, counted from ``start_step``."""
+def single_views(
+    cfg: Any,
+    rng: torch.Generator,
+    count: int,
+    elevation_range: Bounds,
+    azimuth_range: Bounds,
+) -> Cameras:
+    """``count`` cameras that have nothing to do with each other; ranges in degrees."""
+    draws = Draws(rng, count)
+    elevation = sample_elevation(draws, elevation_range)
+    azimuth = _sample_azimuth(draws, azimuth_range, cfg.batch_uniform_azimuth)
+    cameras = placed(cfg, draws, elevation, azimuth, draws.uniform(cfg.camera_distance_range))
+    fovy_deg = draws.uniform(cfg.fovy_range)
+    return {**cameras, "fovy_deg": fovy_deg, "light_positions": lit(cfg, draws, cameras)}
 
-    def __init__(self, cfg: Any, seed: int = 0, start_step: int = 0) -> None:
+
+def placed(
+    cfg: Any,
+    draws: Draws,
+    elevation_deg: Float[Tensor, "B"],
+    azimuth_deg: Float[Tensor, "B"],
+    distances: Float[Tensor, "B"],
+) -> Cameras:
+    """Cameras on their orbits, moved by the perturbations of ``cfg``."""
+    still = orbit_positions(elevation_deg, azimuth_deg, distances)
+    return {
+        "elevation_deg": elevation_deg,
+        "azimuth_deg": azimuth_deg,
+        "distances": distances,
+        "positions": still + cfg.camera_perturb * (2 * draws.rand(3) - 1),
+        "targets": cfg.center_perturb * draws.randn(3),
+        "up": torch.tensor([0.0, 0.0, 1.0]) + cfg.up_perturb * draws.randn(3),
+    }
+
+
+def lit(cfg: Any, draws: Draws, cameras: Cameras) -> Float[Tensor, "B 3"]:
+    """The light of each camera."""
+    distances = draws.uniform(cfg.light_distance_range)
+    light = LIGHT_STRATEGIES[cfg.light_sample_strategy]
+    return light(cameras["positions"], distances, cfg.light_position_perturb, draws)
+
+
+def sample_elevation(draws: Draws, bounds: Bounds) -> Float[Tensor, "B"]:
+    """Degrees; for half of the batches uniform in angle, for the others uniform on the sphere."""
+    if torch.rand((), generator=draws.rng) < 0.5:
+        return draws.uniform(bounds)
+    sines = [float(np.sin(np.deg2rad(bound))) for bound in bounds]
+    return torch.rad2deg(torch.asin(draws.uniform(sines).clamp(-1, 1)))
+
+
+def _sample_azimuth(draws: Draws, bounds: Bounds, stratified: bool) -> Float[Tensor, "B"]:
+    """Degrees; ``stratified`` draws one azimuth from each n-th of the range."""
+    if not stratified:
+        return draws.uniform(bounds)
+    low, high = bounds
+    return low + (high - low) * (torch.arange(draws.count) + draws.rand()) / draws.count
+
+
+class RandomCameraIterableDataset(IterableDataset):
+    """Endless training batches of the cameras that ``draw`` makes, counted from ``start_step``."""
+
+    def __init__(
+        self, cfg: Any, seed: int = 0, start_step: int = 0, draw: Draw = single_views
+    ) -> None:
         super().__init__()
         check_config(cfg)
-        self.cfg, self.seed, self.start_step = cfg, seed, start_step
+        self.cfg, self.seed, self.start_step, self.draw = cfg, seed, start_step, draw
         self.stages = resolution_stages(cfg)
 
     def __iter__(self) -> Iterator[dict]:
@@ -61,59 +127,13 @@ class RandomCameraIterableDataset(IterableDataset):
 
     def batch(self, k: int) -> dict:
         """The cameras of global step ``k``; the same for the same ``seed`` and ``k``."""
-        cfg, stage, rng = self.cfg, self.stage(k), batch_generator(self.seed, k)
-        n = stage.batch_size
-        elevation_range, azimuth_range = self.angle_ranges(k)
-        elevation = _sample_elevation(n, elevation_range, rng)
-        azimuth = _sample_azimuth(n, azimuth_range, cfg.batch_uniform_azimuth, rng)
-        distances = _uniform(n, cfg.camera_distance_range, rng)
-        positions = orbit_positions(elevation, azimuth, distances)
-        positions = positions + cfg.camera_perturb * (2 * torch.rand(n, 3, generator=rng) - 1)
-        targets = cfg.center_perturb * torch.randn(n, 3, generator=rng)
-        up = torch.tensor([0.0, 0.0, 1.0]) + cfg.up_perturb * torch.randn(n, 3, generator=rng)
-        fovy_deg = _uniform(n, cfg.fovy_range, rng)
-        light_distances = _uniform(n, cfg.light_distance_range, rng)
-        sample_light = LIGHT_STRATEGIES[cfg.light_sample_strategy]
+        stage, rng = self.stage(k), batch_generator(self.seed, k)
         return camera_batch(
-            positions=positions,
-            targets=targets,
-            up=up,
-            fovy_deg=fovy_deg,
-            elevation_deg=elevation,
-            azimuth_deg=azimuth,
-            distances=distances,
-            light_positions=sample_light(
-                positions, light_distances, cfg.light_position_perturb, rng
-            ),
+            **self.draw(self.cfg, rng, stage.batch_size, *self.angle_ranges(k)),
             height=stage.height,
             width=stage.width,
-            normalize=cfg.rays_d_normalize,
+            normalize=self.cfg.rays_d_normalize,
         )
-
-
-def _uniform(n: int, bounds: Sequence[float], rng: torch.Generator) -> Float[Tensor, "{n}"]:
-    low, high = bounds
-    return low + (high - low) * torch.rand(n, generator=rng)
-
-
-def _sample_elevation(
-    n: int, bounds: Sequence[float], rng: torch.Generator
-) -> Float[Tensor, "{n}"]:
-    """Degrees; for half of the batches uniform in angle, for the others uniform on the sphere."""
-    if torch.rand((), generator=rng) < 0.5:
-        return _uniform(n, bounds, rng)
-    low, high = (float(np.sin(np.deg2rad(bound))) for bound in bounds)
-    return torch.rad2deg(torch.asin(_uniform(n, (low, high), rng).clamp(-1, 1)))
-
-
-def _sample_azimuth(
-    n: int, bounds: Sequence[float], stratified: bool, rng: torch.Generator
-) -> Float[Tensor, "{n}"]:
-    """Degrees; ``stratified`` draws one azimuth from each n-th of the range."""
-    if not stratified:
-        return _uniform(n, bounds, rng)
-    low, high = bounds
-    return low + (high - low) * (torch.arange(n) + torch.rand(n, generator=rng)) / n
 
 
 class RandomCameraDataset(Dataset):
@@ -161,18 +181,26 @@ class RandomCameraDataset(Dataset):
 
 @register("random-camera-datamodule")
 class RandomCameraDataModule(pl.LightningDataModule):
-    """Set ``seed`` and, when resuming, ``start_step`` (batches already consumed) before ``fit``."""
+    """Set ``seed`` and, when resuming, ``start_step`` (batches already consumed) before ``fit``.
+
+    A module of other cameras states its own three attributes.
+    """
+
+    keys: type = RandomCameraDataModuleConfig
+    check: Callable[[Any], None] = staticmethod(check_config)
+    draw: Draw = staticmethod(single_views)
 
     def __init__(self, cfg: Any = None) -> None:
         super().__init__()
-        self.cfg = parse_structured(RandomCameraDataModuleConfig, cfg)
-        check_config(self.cfg)
+        self.cfg = parse_structured(self.keys, cfg)
+        self.check(self.cfg)
         self.seed = 0
         self.start_step = 0
 
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit"):
-            self.train_dataset = RandomCameraIterableDataset(self.cfg, self.seed, self.start_step)
+            batches = (self.cfg, self.seed, self.start_step, self.draw)
+            self.train_dataset = RandomCameraIterableDataset(*batches)
         if stage in (None, "fit", "validate"):
             self.val_dataset = RandomCameraDataset(self.cfg, "val")
         if stage in (None, "test", "predict"):

@@ -55,16 +55,7 @@ class Stage:
 
 def resolution_stages(cfg: Any) -> list[Stage]:
     """The stages that ``height``, ``width``, ``batch_size`` and ``resolution_milestones`` name."""
-    sizes = {
-        key: [value] if isinstance(value := getattr(cfg, key), int) else list(value)
-        for key in ("height", "width", "batch_size")
-    }
-    for key, values in sizes.items():
-        if not values or not all(isinstance(v, int) and v > 0 for v in values):
-            raise UserError(
-                f"data.{key} is {getattr(cfg, key)}; give a positive int, or a list of them "
-                "with one entry per resolution stage."
-            )
+    sizes = {key: staged(cfg, key) for key in ("height", "width", "batch_size")}
     milestones = list(cfg.resolution_milestones)
     counts = {key: len(values) for key, values in sizes.items()}
     if milestones and set(counts.values()) == {1}:
@@ -76,6 +67,18 @@ def resolution_stages(cfg: Any) -> list[Stage]:
             "and batch_size each need one entry more than there are (ascending) milestones."
         )
     return [Stage(*row) for row in zip([0, *milestones], *sizes.values(), strict=True)]
+
+
+def staged(cfg: Any, key: str) -> list[int]:
+    """The values of ``height``, ``width`` or ``batch_size``, one for each stage or one for all."""
+    value = getattr(cfg, key)
+    values = [value] if isinstance(value, int) else list(value)
+    if not values or not all(isinstance(v, int) and v > 0 for v in values):
+        raise UserError(
+            f"data.{key} is {value}; give a positive int, or a list of them with one entry per "
+            "resolution stage."
+        )
+    return values
 
 
 def check_config(cfg: Any) -> None:

@@ -1,4 +1,5 @@
-"""``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order.
+"""``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order;
+then ``multiview|measure_views`` for a teacher that sees four views, from the published model.
 
 Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
 that it comes in. ``publish`` puts the measured model into the package under a name that holds a
@@ -14,7 +15,7 @@ import torch
 from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
 from threestudio_asd.tiny import WEIGHTS
 
-STAGES = ("judge", "vae", "diffusion", "measure", "publish")
+STAGES = ("judge", "vae", "diffusion", "measure", "publish", "multiview", "measure_views")
 
 
 def main() -> None:
@@ -31,9 +32,11 @@ def main() -> None:
     stage = importlib.import_module(f"{__package__}.{args.stage}")
     given = {name: getattr(args, name) for name in ("steps", "batch", "renders", "lr", "device")}
     extra = {name: value for name, value in given.items() if value is not None}
-    out = {"judge": WEIGHTS / "judge", "publish": WEIGHTS}.get(
-        args.stage, args.work / "tiny-shapes"
-    )
+    of_views = args.work / "tiny-shapes-mv"
+    out = {
+        **{"judge": WEIGHTS / "judge", "publish": WEIGHTS},
+        **{"multiview": of_views, "measure_views": of_views},
+    }.get(args.stage, args.work / "tiny-shapes")
     try:
         with heeded():
             stage.main(args.work, out, **extra)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from threestudio_asd.files import written_whole
 from threestudio_asd.stop import held
 from threestudio_asd.teachers.views import (
-    CAMERA_DIM,
+    CAMERA_EMBEDDING,
     camera_labels,
     join_views,
     without_camera,
@@ -40,10 +40,8 @@ CAMERA_LAYERS = "unet.class_embedding"
 
 def with_camera_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A copy with an embedding for cameras, which changes nothing until it is trained."""
-    config = {**unet.config, "class_embed_type": "projection"}
-    new = UNet2DConditionModel.from_config(
-        {**config, "projection_class_embeddings_input_dim": CAMERA_DIM}
-    )
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    new = UNet2DConditionModel.from_config({**config, **CAMERA_EMBEDDING})
     missing, unexpected = new.load_state_dict(unet.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("class_embedding.") for name in missing)
     nn.init.zeros_(new.class_embedding.linear_2.weight)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import written_whole
 from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.stop import held
@@ -82,6 +83,16 @@ def measures_table(measures: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def forget_places(folder: Path) -> None:
+    """Take out of the model's configurations where its parts lay while it was trained: they are
+    part of its hash."""
+    for file in sorted(folder.glob("*/config.json")):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            with written_whole(file) as partial:
+                partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def _noted(work: Path, stage: str, file: str) -> dict[str, Any]:
     path = work / file
     if not path.is_file():
@@ -98,6 +109,7 @@ def main(work: Path, out: Path, seed: int = 0, device: str = "cpu") -> None:
     training = {stage: _noted(work, stage, f"{stage}.json") for stage in ("vae", "diffusion")}
     measures = _noted(work, "measure", "measures.json")
     source = work / "tiny-shapes"
+    forget_places(source)
     pipe = StableDiffusionPipeline.from_pretrained(source, safety_checker=None).to(device)
     pipe.set_progress_bar_config(disable=True)
     folder = out / f"tiny-shapes-{content_hash(source, STABLE_DIFFUSION)[:8]}"

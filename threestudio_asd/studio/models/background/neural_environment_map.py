@@ -1,4 +1,5 @@
-"""``neural-environment-map-background``: a small network of the view direction."""
+"""``neural-environment-map-background``, a small network of the view direction, and
+threestudio-mvdream's name for it."""
 
 from dataclasses import dataclass, field
 
@@ -46,3 +47,18 @@ class NeuralEnvironmentMapBackground(BaseBackground):
             return torch.tensor(list(self.cfg.eval_color)).to(dirs).expand(shape)
         encoding = self.encoding((dirs.reshape(-1, 3) + 1) / 2)
         return self.color_activation(self.network(encoding)).view(shape)
+
+
+@register("mvdream-neural-environment-map-background")
+class SharedNeuralEnvironmentMapBackground(NeuralEnvironmentMapBackground):
+    """The same, for views of one scene: they may stand before one random colour."""
+
+    @dataclass
+    class Config(NeuralEnvironmentMapBackground.Config):
+        # Draw one random colour for the whole batch, not one for each image.
+        share_aug_bg: bool = False
+
+    cfg: Config
+
+    def random_colors(self, images: int) -> int:
+        return 1 if self.cfg.share_aug_bg else images

@@ -9,7 +9,8 @@ from torch import Tensor
 from threestudio_asd import host
 from threestudio_asd.distill.guidance import convert_threestudio_sds_scale
 from threestudio_asd.distill.noising import Views
-from threestudio_asd.guidance.builtin import OnASD, translated
+from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
+from threestudio_asd.guidance.builtin.on_asd import OnASD, translated
 from threestudio_asd.guidance.pictures import captions
 from threestudio_asd.guidance.sampling import samples
 
@@ -64,7 +65,7 @@ class StableDiffusionGuidance(OnASD, host.BaseObject):
                 "method": "sds" if self.cfg.var_red else "sjc",
                 "weighting_strategy": "uniform",
             }
-        self.asd = translated(self.cfg, **method)
+        self.asd = StableDiffusionASDGuidance(translated(self.cfg, **method))
         self.update_step(0, 0)
 
     def __call__(

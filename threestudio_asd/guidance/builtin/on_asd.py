@@ -1,9 +1,4 @@
-"""What threestudio's own guidances are here: settings of ``stable-diffusion-asd-guidance``.
-
-SDS and VSD are rows of its method table. ``stable-diffusion-guidance`` and
-``stable-diffusion-vsd-guidance`` translate threestudio's keys and conventions and name the losses
-as threestudio does. They are registered on the bundled host alone: threestudio has its own.
-"""
+"""What the guidances with names and keys of others share: ours, with those keys that it has."""
 
 from dataclasses import fields
 from typing import Any
@@ -26,8 +21,8 @@ _UNIMPLEMENTED = {
 _OURS = {field.name for field in fields(StableDiffusionASDGuidance.Config)}
 
 
-def translated(cfg: Any, **changes: Any) -> StableDiffusionASDGuidance:
-    """Our guidance with the keys that it shares with ``cfg``, and with ``changes``.
+def translated(cfg: Any, **changes: Any) -> dict[str, Any]:
+    """The config of our guidance with the keys that it shares with ``cfg``, and with ``changes``.
 
     Raises:
         UserError: A key asks for what is not implemented, or a value is bad; the message names it.
@@ -37,14 +32,14 @@ def translated(cfg: Any, **changes: Any) -> StableDiffusionASDGuidance:
             raise UserError(
                 f"system.guidance.{key} is not implemented ({remark}); set it to false."
             )
-    if cfg.sqrt_anneal and cfg.trainer_max_steps < 1:
+    if cfg.get("sqrt_anneal") and cfg.trainer_max_steps < 1:
         raise UserError(
             "system.guidance.trainer_max_steps must be at least 1 with sqrt_anneal; "
             f"got {cfg.trainer_max_steps}."
         )
     # The wrapper's weights are not the inner guidance's.
     shared = {key: cfg[key] for key in cfg if key in _OURS - {"weights"}}
-    return StableDiffusionASDGuidance(shared | changes)
+    return shared | changes
 
 
 class OnASD:
@@ -76,7 +71,7 @@ class OnASD:
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """``sqrt_anneal``; ``self.asd``, which is updated first, follows the other schedules."""
         cfg = self.cfg
-        if not cfg.sqrt_anneal:
+        if not cfg.get("sqrt_anneal"):
             return
         # A schedule's second item, as in threestudio.
         is_schedule = isinstance(cfg.max_step_percent, ListConfig)

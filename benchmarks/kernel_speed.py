@@ -1,9 +1,11 @@
 """Kernels against their plain-torch references, in one run on one machine.
 
-    python benchmarks/kernels.py [--threads 1] [--device cpu] [--points 100000] [--save NAME]
+    python benchmarks/kernel_speed.py [--threads 1] [--device cpu] [--points 100000] [--save NAME]
 
 Every time is the least of several runs, in milliseconds (CPU time with one CPU thread, else wall
 time); --save writes benchmarks/results/kernels-NAME.json.
+
+(Not called kernels.py: transformers imports a package of that name if it finds one.)
 """
 
 import argparse

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.distill.noising import Views
-from threestudio_asd.guidance.builtin import OnASD, translated
+from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
+from threestudio_asd.guidance.builtin.on_asd import OnASD, translated
 
 
 @host.register("stable-diffusion-vsd-guidance")
@@ -54,7 +55,9 @@ class StableDiffusionVSDGuidance(OnASD, host.BaseModule):
     cfg: Config
 
     def configure(self) -> None:
-        self.asd = translated(self.cfg, method="vsd", gamma=0.0, share_noise=False)
+        self.asd = StableDiffusionASDGuidance(
+            translated(self.cfg, method="vsd", gamma=0.0, share_noise=False)
+        )
         self._told = False
         self.update_step(0, 0)
 
