@@ -7,6 +7,7 @@ from mvdream_files import official_state, write_base
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
+from threestudio_asd.teachers import mvdream
 from threestudio_asd.teachers.condition import Condition
 
 
@@ -57,3 +58,17 @@ def test_attention_in_slices_is_still_that_over_four_views(make_four):
             for on in (False, True)
         )
     torch.testing.assert_close(sliced, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_extensions_guidance_reads_mvdreams_file(files, prompt, views, monkeypatch):
+    base = files["pretrained_model_name_or_path"]
+    monkeypatch.setitem(mvdream.BASES, "sd-v2.1-base-4view", base)
+    cls = host.find("mvdream-multiview-diffusion-guidance")
+    cls.require_usable(host.parse_structured(cls.Config, {"ckpt_path": files["ckpt_path"]}))
+    guidance = cls({"ckpt_path": files["ckpt_path"]})
+    assert guidance.teacher.folder.samefile(base) and guidance.teacher.views_at_once == 4
+    rgb = torch.rand(4, 8, 8, 4, requires_grad=True)
+    guidance(rgb, prompt(), **four(views, 1), rgb_as_latents=True)["loss_sds"].backward()
+    assert rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
+    with pytest.raises(UserError, match="no such file"):
+        cls.require_usable(host.parse_structured(cls.Config, {"ckpt_path": "gone.pt"}))

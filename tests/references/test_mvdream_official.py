@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.views import join_views
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -182,17 +182,28 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         # Mapped, so that whoever asks for shapes alone reads nothing else.
         mapped = zipfile.is_zipfile(file)
+        if not mapped and _begins_as_archive(file):
+            raise UserError(f"The file {file} cannot be read: its end is missing; get it anew.")
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         told = refusal(file, error) or "cannot be read: it is damaged, or no file of weights."
         raise UserError(f"The file {file} {told}") from error
     except Exception as error:
-        raise UserError(f"The file {file} cannot be read as weights: {error}") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"The file {file} cannot be read as weights: {reason}.") from error
     while isinstance(state, dict) and "state_dict" in state:
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise UserError(f"The file {file} holds a {type(state).__name__}, not weights by name.")
     return state
+
+
+def _begins_as_archive(file: Path) -> bool:
+    """Whether the beginning is that of what torch.save writes."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def read_metadata(file: Path) -> dict[str, str]:

@@ -138,7 +138,7 @@ def test_files_that_are_no_mvdream_are_told_before_a_training(base, file, tmp_pa
         ("narrow.safetensors", "a model with class embeddings"),
         ("pictures.safetensors", "a model with an image encoder"),
         ("code.pt", "more than tensors and plain values"),
-        ("cut.pt", "cannot be read"),
+        ("cut.pt", "cannot be read: its end is missing; get it anew"),
         ("cut.safetensors", "cannot be read"),
         ("page.pt", "damaged"),
         ("list.pt", "cannot be read"),
