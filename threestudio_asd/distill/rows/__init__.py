@@ -4,3 +4,7 @@ Each says the formula, where it comes from, and what its code does differently f
 from this package. ``e_n`` is the prediction "null", which is the negative prompt where one is
 given; ``e_0`` is "empty", the prompt "".
 """
+
+from threestudio_asd.distill.rows import csd
+
+__all__ = ["csd"]
