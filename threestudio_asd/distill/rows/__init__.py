@@ -5,6 +5,6 @@ from this package. ``e_n`` is the prediction "null", which is the negative promp
 given; ``e_0`` is "empty", the prompt "".
 """
 
-from threestudio_asd.distill.rows import csd
+from threestudio_asd.distill.rows import csd, nfsd
 
-__all__ = ["csd"]
+__all__ = ["csd", "nfsd"]
