@@ -25,7 +25,7 @@ from threestudio_asd.distill import Method, register_method, register_source
 def null(predictions):
     return predictions["null"]
 
-register_method(Method("csd", "cond", "null", None, paper="arXiv:2310.19415"))
+register_method(Method("classifier", "cond", "null", None, paper="arXiv:2310.19415"))
 """
 USER_CRITIC = """
 from threestudio_asd.distill import *
@@ -75,7 +75,7 @@ def noisy():
 def test_a_source_term_from_a_users_file(noisy):
     """CSD is SDS / s in the limit of a large scale."""
     exec(USER_FILE, {})
-    csd = methods.METHODS.get("csd")
+    csd = methods.METHODS.get("classifier")
     null, cond = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
     said = Predictions(noisy, {"null": null, "cond": cond})
     w = weighting.weight("uniform", SCHEDULE, noisy.t, noisy.x_t)

@@ -6,9 +6,12 @@ import torch
 from threestudio_asd.distill.gradient import (
     clip_gradient,
     distillation_gradient,
+    normalise_gradient,
     reparametrised_loss,
 )
+from threestudio_asd.distill.methods import Method
 from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule
+from threestudio_asd.distill.settings import at_start
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import WEIGHTINGS, weight
 from threestudio_asd.errors import NotRegisteredError, UserError
@@ -23,6 +26,38 @@ def test_loss_has_the_gradient_divided_by_the_batch_size():
     loss.backward()
     torch.testing.assert_close(latents.grad, grad / 5)
     torch.testing.assert_close(loss.detach(), 0.5 * grad.square().sum() / 5)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "share"), [("batch", 1 / 5), ("mean", 1 / 120), ("pixel", 1 / 6), ("sum", 1)]
+)
+def test_how_a_batch_is_reduced_is_a_column_of_the_table(reduction, share):
+    latents = torch.randn(5, 4, 3, 2, requires_grad=True)
+    grad = torch.randn(5, 4, 3, 2)
+    row = Method("x", "guided", "noise", None, paper="none", reduction=reduction, factor=2.0)
+    loss = reparametrised_loss(latents, grad, row.divisor(latents.shape))
+    loss.backward()
+    torch.testing.assert_close(latents.grad, 2 * share * grad)
+    torch.testing.assert_close(loss.detach(), share * grad.square().sum())
+
+
+def test_unknown_columns_list_the_known():
+    with pytest.raises(NotRegisteredError, match="reduction 'total'; choose one of: batch, mean"):
+        Method("x", "guided", "noise", None, paper="none", reduction="total")
+    with pytest.raises(NotRegisteredError, match="'sd'; choose one of: asd, fantasia3d"):
+        Method("x", "guided", "noise", None, paper="none", weighting="sd")
+    with pytest.raises(UserError, match="predictions at reference, which its noising 'gaussian'"):
+        Method("x", "guided", "guided-reference", None, paper="none")
+
+
+def test_a_normalised_gradient_keeps_nothing_at_nothing():
+    grad = torch.tensor([3.0, 4.0, 0.0, 0.0]).view(2, 1, 1, 2)
+    assert normalise_gradient(grad).flatten().tolist() == pytest.approx([0.6, 0.8, 0, 0])
+
+
+def test_a_schedule_starts_at_its_first_value():
+    values = [2, 0.5, [5, -1.0, -0.5, 10000], [3.0, 1.0, 100], [0, 1, 2, 10, 3, 20]]
+    assert [at_start(value) for value in values] == [2, 0.5, -1.0, 3.0, 1]
 
 
 def test_gradient_is_weighted_difference_without_history():

@@ -11,7 +11,7 @@ from threestudio_asd.studio.models.prompt_processor import PromptProcessorOutput
 from threestudio_asd.studio.models.prompt_processor.directions import view_directions
 from threestudio_asd.tiny.random_sd import write_random_sd
 
-WIDTH, TOKENS = 24, 5  # of a text embedding
+WIDTH, TOKENS = 24, 77  # of a text embedding: the model's
 
 
 @pytest.fixture(scope="session")

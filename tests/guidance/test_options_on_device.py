@@ -12,6 +12,7 @@ from threestudio_asd.teachers import unet
 
 pytestmark = pytest.mark.on_device
 
+EDITED = {"reference_cond": "a cup"}
 OPTIONS = {
     "the official gamma": {"gamma_target": "official"},
     "own draws": {"share_noise": False},
@@ -26,7 +27,7 @@ OPTIONS = {
     "channels last": {"enable_channels_last_format": True},
     "perp-neg": {"perp_neg": True},
     "perp-neg, the official gamma": {"perp_neg": True, "gamma_target": "official"},
-    **{f"method {name}": {"method": name} for name in METHODS},
+    **{f"method {name}": {"method": name, "texts": EDITED} for name in METHODS},
     **{f"weighting {name}": {"weighting_strategy": name} for name in WEIGHTINGS},
 }
 
@@ -49,7 +50,8 @@ def step(guidance, text, views, place, image):
     torch.manual_seed(3)
     image = image.clone().to(place).requires_grad_()
     as_latents = image.shape[-1] == 4
-    out = guidance(image, on(place, text), **on(place, views), rgb_as_latents=as_latents)
+    batch = on(place, views) | {"reference": image.detach() / 2}
+    out = guidance(image, on(place, text), **batch, rgb_as_latents=as_latents)
     losses = {key: value for key, value in out.items() if key.startswith("loss_")}
     sum(losses.values()).backward()
     found = {**losses, "image": image.grad}

@@ -43,7 +43,7 @@ def load(*arguments, text=CONFIG):
 
 def is_null(key, text):
     """Keys that may be null are, where YAML says so."""
-    optional = ("prompt_front", "LoRA_path", "system.weights", "resume")
+    optional = ("prompt_front", "LoRA_path", "weighting_strategy", "system.weights", "resume")
     return key.endswith(optional) and text.lower() in ("null", "~")
 
 

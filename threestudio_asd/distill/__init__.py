@@ -1,10 +1,12 @@
 """The mathematics of score distillation in plain torch.
 
-Read ``methods`` first: it is the table; the other modules are its columns. To extend it from a file
-of your own: ``register_source``, ``register_target``, ``register_noising``, ``register_loss``,
-``register_weighting``, ``register_critic_objective``, ``register_method``.
+Read ``methods`` first: it is the table; ``rows`` holds more of its rows, the other modules are its
+columns. To extend it from a file of your own: ``register_source``, ``register_target``,
+``register_prediction``, ``register_noising``, ``register_loss``, ``register_weighting``,
+``register_critic_objective``, ``register_method``.
 """
 
+from threestudio_asd.distill import rows
 from threestudio_asd.distill.critic import (
     CRITIC_OBJECTIVES,
     CriticObjective,
@@ -43,7 +45,7 @@ from threestudio_asd.distill.prediction_types import (
     to_epsilon,
     to_x0,
 )
-from threestudio_asd.distill.predictions import PREDICTIONS, Predictions
+from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, register_prediction
 from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from threestudio_asd.distill.terms import SOURCES, TARGETS, register_source, register_target
 from threestudio_asd.distill.timesteps import TimestepRange
@@ -94,11 +96,13 @@ __all__ = [
     "register_loss",
     "register_method",
     "register_noising",
+    "register_prediction",
     "register_source",
     "register_target",
     "register_weighting",
     "reparametrised_loss",
     "rescaled_scale",
+    "rows",
     "to_epsilon",
     "to_x0",
     "weight",

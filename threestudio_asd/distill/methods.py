@@ -1,10 +1,11 @@
-"""The methods: rows of one form.
+"""The methods: rows of one form; those below and, beyond SDS and the critics, in ``rows``.
 
     grad = E_{t, eps}[ w(t) (T - S) dx_0/dtheta ]
 
-T is the target, S the source (``terms``), w the weighting (``weighting``), a config's choice; how
-the noisy latents are made is a column, too (``noising``); a method with a critic trains it beside
-the generator (``critic``). A row may state a loss of the generator instead of T - S (``losses``).
+T is the target, S the source (``terms``), w the weighting (``weighting``), which a config may
+choose; how the noisy latents are made is a column, too (``noising``), and how the gradient is
+reduced over a batch (``gradient``); a method with a critic trains it beside the generator
+(``critic``). A row may state a loss of the generator instead of T - S (``losses``).
 
     symbol        code                   meaning
     x_t           predictions.x_t        noisy latents of a render, alpha_t x_0 + sigma_t eps
@@ -17,21 +18,22 @@ Which settings recover which method: ASD at gamma = 0 is VSD; VSD with the drawn
 is SDS; ASD with an optimal critic is VSD at s' = 1 + (s - 1)(1 + gamma).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.critic import CRITIC_OBJECTIVES, CriticObjective
-from threestudio_asd.distill.gradient import distillation_gradient
+from threestudio_asd.distill.gradient import REDUCTIONS, distillation_gradient
 from threestudio_asd.distill.guidance import guidance_rescale
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
 from threestudio_asd.distill.noising import NOISINGS
 from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names
 from threestudio_asd.distill.settings import merged
 from threestudio_asd.distill.terms import SOURCES, TARGETS, Term
+from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 
@@ -49,12 +51,17 @@ class Method:
         noising: Name of the way from x_0 to x_t.
         loss: Name of the generator's loss, in place of T and S.
         settings: Defaults of this row for settings of its terms and its noising.
+        weighting: Name of w(t), where a config names none.
+        reduction: Name of how the loss sums the gradient over the batch.
+        factor: Of the loss.
+        critic_scale: The critic's guidance scale from no camera to the camera, where a config says
+            none; 1 is the critic that knows the camera.
 
     Raises:
         NotRegisteredError: A name that nobody registered.
         UserError: A term reads what no step provides; a term reads the critic but no objective
             trains it, or the reverse; both terms and a loss, or neither; the noising adds what is
-            called like a prediction.
+            called like a prediction, or does not add where one is asked about.
     """
 
     name: str
@@ -65,6 +72,10 @@ class Method:
     noising: str = "gaussian"
     loss: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    weighting: str = "sds"
+    reduction: str = "batch"
+    factor: float = 1.0
+    critic_scale: float = 1.0
 
     def __post_init__(self) -> None:
         terms = (self.target, self.source)
@@ -80,6 +91,13 @@ class Method:
             )
         for part in self._parts:
             check_names(part.needs, f"Method '{self.name}': {part.name}", adds)
+        places = {PREDICTIONS.get(name).at for name in self.needs} - {None, *adds}
+        if places:
+            raise UserError(
+                f"Method '{self.name}' reads predictions at {', '.join(sorted(places))}, which its "
+                f"noising '{self.noising}' does not add."
+            )
+        WEIGHTINGS.get(self.weighting), REDUCTIONS.get(self.reduction)
         self.with_settings({}, f"Method '{self.name}'")
         has_critic = self.critic is not None
         if has_critic != ("critic" in self.needs):
@@ -126,6 +144,11 @@ class Method:
         """The generator's loss, of a row that has one in place of T and S."""
         return None if self.loss is None else LOSSES.get(self.loss)
 
+    def divisor(self, shape: Sequence[int]) -> float:
+        """What :meth:`gradient` is divided by to be the loss's, for latents of ``shape``
+        (B, C, H, W): B, of the reduction "batch" and the factor 1."""
+        return REDUCTIONS.get(self.reduction)(shape) / self.factor
+
     def gradient(
         self,
         predictions: Predictions,
@@ -143,7 +166,7 @@ class Method:
         target = TARGETS.get(self.target)(predictions, scale)
         if rescale != 0.0:
             target = guidance_rescale(target, predictions["cond"], rescale)
-        source = SOURCES.get(self.source)(predictions)
+        source = SOURCES.get(self.source)(replace(predictions, scale=scale))
         return distillation_gradient(target, source, weight)
 
 
@@ -180,8 +203,8 @@ SJC = register_method(
     )
 )
 
-# MVDream: |x_0 - c x0(e^s)|^2 / 2, which is this row at w = sigma / alpha ("asd"): with x0(e) =
-# (x_t - sigma e) / alpha, w (T - eps) = x_0 - c x0(e^s). SDS at c = 1.
+# MVDream: |x_0 - c x0(e^s)|^2 / 2. With x0(e) = (x_t - sigma e) / alpha and w = sigma / alpha,
+# w (T - eps) = x_0 - c x0(e^s). SDS at c = 1.
 MVDREAM = register_method(
     Method(
         name="mvdream",
@@ -189,6 +212,7 @@ MVDREAM = register_method(
         source="noise",
         critic_objective=None,
         paper="MVDream, Shi et al. 2023, arXiv:2308.16512, section 3.2",
+        weighting="asd",
     )
 )
 

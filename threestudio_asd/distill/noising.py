@@ -10,7 +10,7 @@ forward process. Register your own in any file that is imported before its metho
         return NoisyBatch.of(predict.schedule, x0, t, torch.cat([half, -half]))
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd.distill.prediction_types import converted
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
 from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
@@ -33,6 +34,7 @@ class Views:
         camera_distances: From the origin.
         c2w: Camera to world.
         mvp_mtx: World to clip coordinates.
+        reference: Latents of the picture that each render is an edit of.
     """
 
     elevation: Float[Tensor, " B"]
@@ -40,6 +42,7 @@ class Views:
     camera_distances: Float[Tensor, " B"]
     c2w: Float[Tensor, "B 4 4"] | None = None
     mvp_mtx: Float[Tensor, "B 4 4"] | None = None
+    reference: Float[Tensor, "B C h w"] | None = None
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> "Views":
@@ -86,6 +89,23 @@ class NoisyBatch:
         """x_t = alpha_t x_0 + sigma_t noise."""
         return cls(x0, schedule.add_noise(x0, noise, t), t, noise)
 
+    @classmethod
+    def reaching(
+        cls,
+        schedule: NoiseSchedule,
+        x0: Float[Tensor, "B C H W"],
+        x_t: Float[Tensor, "B C H W"],
+        t: Times,
+        extras: Mapping[str, Float[Tensor, "B C H W"]] = {},
+    ) -> "NoisyBatch":
+        """Where x_t came about in another way: its noise is (x_t - alpha_t x_0) / sigma_t."""
+        noise = converted(schedule, x0, x_t, t, "sample", "epsilon")
+        return cls(x0, x_t, t, noise, extras)
+
+    def at(self, place: str | None) -> Float[Tensor, "B C H W"]:
+        """The latents that a prediction is asked about: those of an extra, or x_t for None."""
+        return self.x_t if place is None else self.extras[place]
+
     def detached(self) -> "NoisyBatch":
         """The same values without a gradient to the renders."""
         extras = {name: extra.detach() for name, extra in self.extras.items()}
@@ -93,17 +113,45 @@ class NoisyBatch:
         return NoisyBatch(x0, x_t, self.t, self.noise.detach(), extras)
 
 
+class Draws:
+    """The random numbers of a noising; a subclass may repeat recorded ones."""
+
+    def normal(self, like: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Standard normal."""
+        return torch.randn_like(like)
+
+    def uniform(self, n: int, device: torch.device) -> Float[Tensor, " n"]:
+        """From [0, 1)."""
+        return torch.rand(n, device=device)
+
+
 @runtime_checkable
 class Predict(Protocol):
-    """A question to the teacher."""
+    """Questions to the teacher, and where a noising's random numbers come from."""
 
     schedule: NoiseSchedule
     settings: Settings
+    draws: Draws
+    views_at_once: int
+    """How many items, one after the other, share t as views of one scene."""
 
     def __call__(
-        self, name: str, x_t: Float[Tensor, "B C H W"], t: Times
-    ) -> Float[Tensor, "B C H W"]:
-        """The prediction ``name`` (``null``, ``cond``, ...) as epsilon."""
+        self, name: str, x_t: Float[Tensor, "N C H W"], t: Times, items: Tensor | None = None
+    ) -> Float[Tensor, "N C H W"]:
+        """The prediction ``name`` (``null``, ``cond``, ...) as epsilon.
+
+        Args:
+            items: Which of the batch's items x_t is about; all of them, in order, by default.
+        """
+
+    def together(
+        self,
+        names: Sequence[str],
+        x_t: Float[Tensor, "N C H W"],
+        t: Times,
+        items: Tensor | None = None,
+    ) -> dict[str, Float[Tensor, "N C H W"]]:
+        """Several predictions from one call of the network."""
 
 
 Noise = Callable[[Tensor, Tensor, Views, Predict], NoisyBatch]
@@ -147,7 +195,7 @@ def register_noising(
 @register_noising("gaussian")
 def gaussian(x0: Float[Tensor, "B C H W"], t: Times, views: Views, predict: Predict) -> NoisyBatch:
     """Fresh noise for every item, as in training a diffusion model."""
-    return NoisyBatch.of(predict.schedule, x0, t, torch.randn_like(x0))
+    return NoisyBatch.of(predict.schedule, x0, t, predict.draws.normal(x0))
 
 
 def check_noisy(noisy: NoisyBatch, noising: Noising, name: str) -> NoisyBatch:

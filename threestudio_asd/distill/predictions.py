@@ -13,11 +13,48 @@ from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 
-#: The predictions that a step can be asked for, and what they are. Guidance modules know how.
-PREDICTIONS: Registry[str] = Registry("prediction")
-PREDICTIONS.add("null", "e_null, the teacher without a prompt (or with the negative one)")
-PREDICTIONS.add("cond", "e_y, the teacher with the (view-dependent) prompt; with perp-neg, e_y'")
-PREDICTIONS.add("critic", "e_phi, where the method has a critic")
+#: Words that a config must give.
+MISSING = "???"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prediction is, and what the teacher is asked for it.
+
+    Args:
+        meaning: In words.
+        words: The default prompt, of a prediction with a prompt of its own: ``{prompt}`` stands for
+            the user's, and a text that holds it names the view, too. ``MISSING`` has no default.
+        at: The noising's extra at which the teacher is asked; None is x_t.
+        like: The prediction whose prompt it shares; None is none.
+    """
+
+    meaning: str
+    words: str | None = None
+    at: str | None = None
+    like: str | None = None
+
+
+#: The predictions that a step can be asked for. Guidance modules know how.
+PREDICTIONS: Registry[Prediction] = Registry("prediction")
+
+
+def register_prediction(
+    name: str,
+    meaning: str,
+    words: str | None = None,
+    at: str | None = None,
+    like: str | None = None,
+) -> None:
+    """Let terms read ``name``; see :class:`Prediction`."""
+    PREDICTIONS.add(name, Prediction(meaning, words, at, like))
+
+
+register_prediction("null", "e_null, the teacher without a prompt (or with the negative one)")
+register_prediction("cond", "e_y, the teacher with the view's prompt; with perp-neg, e_y'")
+register_prediction("critic", "e_phi, where the method has a critic")
+register_prediction("perpneg", "e_y' - e_y, what perp-neg adds to e_y; 0 without it")
+register_prediction("empty", 'e_0, the teacher with the prompt ""', words="")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +70,7 @@ class Predictions(Mapping[str, Tensor]):
         schedule: The forward process.
         settings: Numbers of the method, at this step, by the names that it declares.
         views_at_once: How many items, one after the other, are views of one scene.
+        scale: The guidance scale s of the step.
 
     Example:
         >>> predictions["cond"] - predictions["null"]
@@ -44,6 +82,7 @@ class Predictions(Mapping[str, Tensor]):
     schedule: NoiseSchedule | None = None
     settings: Settings = field(default_factory=Settings)
     views_at_once: int = 1
+    scale: float = 1.0
 
     @property
     def x_t(self) -> Float[Tensor, "B C H W"]:

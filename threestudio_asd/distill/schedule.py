@@ -77,7 +77,8 @@ class DiscreteSchedule(NoiseSchedule):
     (Ho et al. 2020, arXiv:2006.11239, eq. 4.) t is an integer in [0, T). With zero terminal SNR
     (Lin et al. 2023, arXiv:2305.08891) the last level is pure noise: abar is 0 there, x_t says
     nothing about x_0 and an epsilon nothing about x_0 or v. Such a level is never drawn; what
-    divides by its alpha is finite all the same.
+    divides by its alpha is finite all the same. A time before 0, at which an inversion may ask a
+    network, has the level of 0.
 
     Args:
         alphas_cumprod: abar_t for t = 0 .. T-1: the share of the signal's power, in (0, 1] but for
@@ -134,7 +135,7 @@ class DiscreteSchedule(NoiseSchedule):
         return DiscreteSchedule(self.alphas_cumprod.to(device))
 
     def signal(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
-        return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+        return self.alphas_cumprod.to(t.device)[t.clamp_min(0)].view(-1, 1, 1, 1)
 
     def noise(self, t: Times) -> Float[Tensor, "B 1 1 1"]:
         return 1.0 - self.signal(t)

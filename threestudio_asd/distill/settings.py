@@ -4,7 +4,7 @@ What uses one declares it with its default where it is registered (``settings={"
 row of the table may choose another default, a config another value or a schedule of one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -32,6 +32,18 @@ class Settings(dict[str, float]):
     def limited(self, names: Iterable[str], reader: str) -> "Settings":
         """Those that ``reader`` declared."""
         return Settings({name: self[name] for name in names}, reader)
+
+
+def at_start(value: int | float | Sequence[int | float]) -> float:
+    """A setting's value before the first step: the number, or a schedule's first value.
+
+    Example:
+        >>> at_start([0, -1.0, -0.5, 10000])
+        -1.0
+    """
+    if isinstance(value, int | float):
+        return float(value)
+    return float(value[0] if len(value) == 3 else value[1])
 
 
 def merged(

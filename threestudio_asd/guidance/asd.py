@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,12 +14,13 @@ from threestudio_asd.critics.base import CRITICS
 from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
-from threestudio_asd.errors import UserError
 from threestudio_asd.guidance import checks
 from threestudio_asd.guidance.checks import checked, choices, require_models
 from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.inputs.latents import as_latents, encoded, views_of
+from threestudio_asd.guidance.inputs.texts import Texts, wordings
 from threestudio_asd.guidance.memory import save_memory
-from threestudio_asd.guidance.pictures import captions, pictures
+from threestudio_asd.guidance.pictures import evaluation
 from threestudio_asd.guidance.step import DistillationStep, Distilled
 from threestudio_asd.teachers.base import TEACHERS
 from threestudio_asd.teachers.views import check_groups
@@ -57,11 +57,14 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
         settings: dict = field(default_factory=dict)
         """Further numbers of the method, or schedules of them, by the names that it declares."""
+        texts: dict = field(default_factory=dict)
+        """Prompts of its predictions that have their own; {prompt} in one is the user's."""
 
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
-        guidance_scale_lora: float = 1.0
-        """The critic's, from no camera to the camera; 1 is the critic that knows the camera."""
+        guidance_scale_lora: float | None = None
+        """The critic's, from no camera to the camera; 1 is the critic that knows the camera, null
+        the method's own (1, but for ESD)."""
         guidance_rescale: float = 0.0
         gamma: float = -0.75
         """Weight of the critic's repelling term, in (-1, 0]; 0 is VSD."""
@@ -86,8 +89,11 @@ class StableDiffusionASDGuidance(host.BaseModule):
         min_step_percent: Any = 0.02
         max_step_percent: Any = 0.98
         """Fractions of the schedule between which t is drawn; numbers or schedules."""
-        weighting_strategy: str = "sds"
+        weighting_strategy: str | None = None
+        """w(t); null is the method's own, of most ``sds``."""
         grad_clip: Any = None
+        normalise_gradient: bool = False
+        """Give each item's gradient, after clipping, an L2 norm of 1."""
         view_dependent_prompting: bool | None = None
         """Name the view in the prompt; null: unless the teacher knows the camera."""
         half_precision_weights: bool = True
@@ -117,12 +123,14 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
         for line in choices(cfg, methods.values()):
             host.info(line)
+        words = wordings(cfg.texts, {name for m in methods.values() for name in m.needs})
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
-        parts += (cfg.weighting_strategy, cfg.guidance_rescale)
+        parts += (cfg.weighting_strategy, cfg.guidance_rescale, cfg.normalise_gradient)
         self.steps = {start: DistillationStep(m, *parts) for start, m in methods.items()}
+        self.texts = Texts(self.teacher, words)
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
@@ -157,10 +165,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
     def encode_images(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] of any size, resized to the teacher's own."""
-        size = (self.teacher.image_size,) * 2
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        return self.teacher.encode(images)
+        return encoded(self.teacher, images)
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -179,19 +184,22 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
         Args:
             batch: threestudio's cameras: ``elevation``, ``azimuth`` (degrees),
-                ``camera_distances``, and ``c2w`` or ``mvp_mtx`` for a critic that is told them.
+                ``camera_distances``, and ``c2w`` or ``mvp_mtx`` for a critic that is told them; for
+                an edit ``reference``, the originals, given as ``rgb`` is.
 
         Returns ``loss_asd`` (its gradient with respect to the latents is the distillation gradient
-        / B), ``loss_lora`` (the critic's), and scalars for the log; with ``guidance_eval`` also
-        ``eval``, decoded pictures of the step.
+        / B, or what the method's reduction says), ``loss_lora`` (the critic's), and scalars for the
+        log; with ``guidance_eval`` also ``eval``, decoded pictures of the step.
         """
-        views = Views.of(batch)
+        views = views_of(self.teacher, batch, rgb_as_latents)
         text = self.conditions(prompt_utils, views)
         found = self.distil(rgb, text, views, self.cfg.guidance_scale, rgb_as_latents)
         out = found.losses("loss_asd")
         out |= {f"critic_{name}": term.detach() for name, term in found.critic_terms.items()}
         if guidance_eval:
-            out["eval"] = self._evaluation(found, views)
+            n = self.cfg.max_items_eval
+            shown = len(views) if n < 0 else n
+            out["eval"] = evaluation(self.teacher, found, views, self.cfg.guidance_scale, shown)
         return out
 
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
@@ -201,7 +209,9 @@ class StableDiffusionASDGuidance(host.BaseModule):
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
         names = self.step.asked
-        text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
+        further = self.texts.conditions(names, prompt_utils, views, view_dependent)
+        options |= {"names": names, "further": further}
+        text = Conditions.of_views(prompt_utils, views, view_dependent, **options)
         return text.seen_from(checks.scenes(views, self.teacher)) if aware else text
 
     def distil(
@@ -213,7 +223,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         rgb_as_latents: bool = False,
     ) -> Distilled:
         """One step at guidance scale ``scale``, whatever the config's is."""
-        latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
+        latents = as_latents(self.teacher, rgb, rgb_as_latents)
         text = text.with_camera(self._camera(views))
         noisy, own = self.draws(latents, views, text)
         found = self.step.evaluate(
@@ -247,7 +257,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         views = Views.of(batch)
         text = self.conditions(prompt_utils, views).with_camera(self._camera(views))
         with torch.no_grad():
-            latents = self._latents(rgb.permute(0, 3, 1, 2), rgb_as_latents)
+            latents = as_latents(self.teacher, rgb, rgb_as_latents)
         for _ in range(self.cfg.lora_n_steps - 1):
             if self.share_noise:
                 t = self._times(len(latents))
@@ -269,22 +279,6 @@ class StableDiffusionASDGuidance(host.BaseModule):
         x0 = latents.detach().repeat(samples, 1, 1, 1)
         noise = torch.randn(x0.shape, device=x0.device)
         return NoisyBatch.of(schedule, x0, self._times(len(x0), self._between(0.0, 1.0)), noise)
-
-    def _evaluation(self, found: Distilled, views: Views) -> dict[str, Any]:
-        n = len(views) if self.cfg.max_items_eval < 0 else self.cfg.max_items_eval
-        images = pictures(self.teacher, found, self.cfg.guidance_scale, n)
-        levels = [f"t{t:g}" for t in found.predictions.t.tolist()]
-        return images | {"texts": captions(levels, *views.angles)[:n]}
-
-    def _latents(self, images: Tensor, are_latents: bool) -> Float[Tensor, "B C h w"]:
-        if not are_latents:
-            return self.encode_images(images)
-        channels, *size = self.teacher.latent_shape
-        if images.shape[1] != channels:
-            raise UserError(
-                f"The teacher's latents have {channels} channels; got {images.shape[1]}."
-            )
-        return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
 
     def _camera(self, views: Views) -> Float[Tensor, "B 4 4"] | None:
         kind = self.cfg.camera_condition_type

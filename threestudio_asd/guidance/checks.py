@@ -42,16 +42,11 @@ def checked(cfg: Any, device: torch.device) -> tuple[dict[int, Method], CriticSe
             "system.guidance.enable_sequential_cpu_offload keeps the weights of a GPU run in CPU "
             "memory; this run has no GPU: set it to false."
         )
-    kind = cfg.camera_condition_type
+    kind, given_scale = cfg.camera_condition_type, cfg.guidance_scale_lora
     if kind not in CAMERAS:
         raise UserError(
             f"Unknown system.guidance.camera_condition_type '{kind}'; "
             f"choose one of: {', '.join(CAMERAS)}."
-        )
-    if kind == "none" and cfg.guidance_scale_lora != 1.0:
-        raise UserError(
-            "system.guidance.guidance_scale_lora guides the critic towards the camera, and "
-            "camera_condition_type is none; set guidance_scale_lora=1."
         )
     if not 0.0 <= cfg.guidance_rescale <= 1.0:
         raise UserError(
@@ -59,13 +54,21 @@ def checked(cfg: Any, device: torch.device) -> tuple[dict[int, Method], CriticSe
         )
     methods = stages(cfg.method)
     for method in methods.values():
+        critic_scale = method.critic_scale if given_scale is None else given_scale
+        if kind == "none" and critic_scale != 1.0:
+            raise UserError(
+                f"Method '{method.name}' guides the critic towards the camera by "
+                f"{critic_scale:g}, and camera_condition_type is none; set "
+                "system.guidance.guidance_scale_lora=1."
+            )
         if cfg.guidance_rescale and (method.loss is not None or "cond" not in method.needs):
             raise UserError(
                 "system.guidance.guidance_rescale pulls the target towards the prediction 'cond', "
                 f"of which method '{method.name}' makes none; set it to 0."
             )
     _check_counts(cfg)
-    WEIGHTINGS.get(cfg.weighting_strategy)
+    if cfg.weighting_strategy is not None:
+        WEIGHTINGS.get(cfg.weighting_strategy)
     TEACHERS.get(cfg.teacher_type), CRITICS.get(cfg.critic_type)
     return methods, CriticSettings(cfg.gamma, cfg.gamma_target or GAMMA_TARGETS[0])
 

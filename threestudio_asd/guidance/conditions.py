@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.noising import Views
-from threestudio_asd.distill.predictions import PREDICTIONS
+from threestudio_asd.distill.predictions import register_prediction
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.condition import Condition
 
@@ -22,7 +23,7 @@ def register_condition(name: str, meaning: str) -> Callable[[Words], Words]:
     the prediction ``name``; terms may read it from then on."""
 
     def register(function: Words) -> Words:
-        PREDICTIONS.add(name, meaning)
+        register_prediction(name, meaning)
         CONDITIONS.add(name, function)
         return function
 
@@ -54,16 +55,19 @@ class Conditions(Mapping[str, Condition]):
         view_dependent: bool = True,
         perp_neg: bool = True,
         names: Iterable[str] = (),
+        further: Mapping[str, Condition] = {},
     ) -> "Conditions":
         """From a prompt processor's output.
 
         Args:
             perp_neg: False leaves the negatives out, whatever the prompt processor says.
-            names: What is to be asked for; those beyond null and cond are looked up.
+            names: What is to be asked for; what is registered as a condition is looked up.
+            further: Conditions of predictions with prompts of their own.
         """
         batch = len(views)
         plain = Condition(prompt_utils.get_text_embeddings(*views.angles, False)[:batch])
         others = {n: CONDITIONS.get(n)(prompt_utils, views) for n in names if n in CONDITIONS}
+        others |= further
         if not (perp_neg and prompt_utils.use_perp_neg):
             both = prompt_utils.get_text_embeddings(*views.angles, view_dependent)
             cond, null = Condition(both[:batch]), Condition(both[batch:])
@@ -103,13 +107,13 @@ class Conditions(Mapping[str, Condition]):
             weights if weights is None else weights.repeat(times, 1),
         )
 
-    def rows(self, which: slice) -> "Conditions":
-        """A part of the batch."""
+    def rows(self, which: slice | Tensor) -> "Conditions":
+        """Some items of the batch, by a slice or a tensor of indices."""
         negatives, weights = self.negatives, self.negative_weights
         if negatives is not None and weights is not None:
-            k = weights.shape[1]
-            index = range(len(weights))[which]
-            negatives = negatives[[b * k + j for b in index for j in range(k)]]
+            batch, k = weights.shape
+            index = torch.arange(batch * k, device=weights.device).view(batch, k)
+            negatives = negatives[index[which].flatten()]
             weights = weights[which]
         return Conditions(
             {name: text[which] for name, text in self.texts.items()},

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.guidance import classifier_free_guidance
+from threestudio_asd.distill.noising import Views
 from threestudio_asd.distill.prediction_types import to_x0
 from threestudio_asd.guidance.step import Distilled
 from threestudio_asd.teachers.base import Teacher
@@ -39,6 +40,15 @@ def pictures(teacher: Teacher, found: Distilled, scale: float, n: int) -> dict[s
     if found.grad is not None:
         images["grad"] = _strength(found.grad[:n], images["imgs_noisy"].shape[1:3])
     return images
+
+
+def evaluation(
+    teacher: Teacher, found: Distilled, views: Views, scale: float, n: int
+) -> dict[str, Any]:
+    """:func:`pictures` of the first ``n`` items, and their captions as ``texts``."""
+    levels = [f"t{t:g}" for t in found.predictions.t.tolist()]
+    texts = captions(levels, *views.angles)[:n]
+    return pictures(teacher, found, scale, n) | {"texts": texts}
 
 
 def _strength(grad: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor, "B H W 3"]:

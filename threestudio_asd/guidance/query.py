@@ -9,6 +9,7 @@ from torch import Tensor
 
 from threestudio_asd.distill.guidance import perp_neg
 from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.predictions import PREDICTIONS
 from threestudio_asd.distill.schedule import Times
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.teachers.base import Teacher
@@ -18,6 +19,8 @@ from threestudio_asd.teachers.condition import Condition
 _NEGLIGIBLE_WEIGHT = 1e-4
 # In the order of threestudio's batches.
 _ORDER = ("null", "cond")
+# Of the predictions the one that no row of the network's is.
+_PERP_NEG = "perpneg"
 
 Row = tuple[Tensor, Times, Condition]
 
@@ -42,9 +45,11 @@ class Query:
     def rows(self) -> dict[str, Row]:
         """Name -> (x_t, t, condition) of the evaluations that answer the query."""
         x_t, t = self.noisy.x_t, self.noisy.t
-        names = self.names | {"null"} if self._moved and not self.raw else self.names
+        names = self.names - {_PERP_NEG}
+        names = names | {"cond"} if _PERP_NEG in self.names else names
+        names = names | {"null"} if self._moved and not self.raw else names
         ordered = [*(n for n in _ORDER if n in names), *sorted(names - {*_ORDER})]
-        rows = {name: (x_t, t, self.text[name]) for name in ordered}
+        rows = {name: self._row(name) for name in ordered}
         if self._moved:
             item, k = self._weighty
             row = item * self.text.negative_weights.shape[1] + k
@@ -60,9 +65,13 @@ class Query:
         negatives[self._weighty] = said.pop("negatives").to(negatives)
         return Answer(said, negatives, weights)
 
+    def _row(self, name: str) -> Row:
+        what = PREDICTIONS.get(name)
+        return self.noisy.at(what.at), self.noisy.t, self.text[what.like or name]
+
     @property
     def _moved(self) -> bool:
-        return "cond" in self.names and self.text.negatives is not None
+        return bool({"cond", _PERP_NEG} & self.names) and self.text.negatives is not None
 
     @cached_property
     def _weighty(self) -> tuple[Tensor, ...]:
@@ -79,12 +88,18 @@ class Answer:
     negative_weights: Tensor | None = None
 
     def predictions(self, names: Iterable[str], raw: bool = False) -> dict[str, Tensor]:
-        """``names`` as (B, C, h, w) in epsilon space; "cond" is e_y' where there are negatives."""
-        found = {name: self.said[name] for name in names}
-        if "cond" in found and self.negatives is not None:
+        """``names`` as (B, C, h, w) in epsilon space; "cond" is e_y' where there are negatives,
+        and "perpneg" what sets it apart from e_y."""
+        wanted = frozenset(names)
+        found = {name: self.said[name] for name in wanted - {_PERP_NEG}}
+        if not {"cond", _PERP_NEG} & wanted:
+            return found
+        cond = moved = self.said["cond"]
+        if self.negatives is not None:
             origin = None if raw else self.said["null"]
-            found["cond"] = perp_neg(found["cond"], self.negatives, self.negative_weights, origin)
-        return found
+            moved = perp_neg(cond, self.negatives, self.negative_weights, origin)
+        derived = {"cond": moved, _PERP_NEG: moved - cond}
+        return found | {name: derived[name] for name in wanted & derived.keys()}
 
 
 def ask(teacher: Teacher, queries: Sequence[Query]) -> list[Answer]:

@@ -16,18 +16,23 @@ from torch import Tensor
 
 from threestudio_asd.critics.base import Critic
 from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
-from threestudio_asd.distill.gradient import clip_gradient, reparametrised_loss
+from threestudio_asd.distill.gradient import (
+    clip_gradient,
+    normalise_gradient,
+    reparametrised_loss,
+)
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.methods import Method
-from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, check_noisy
+from threestudio_asd.distill.noising import NOISINGS, Draws, NoisyBatch, Views, check_noisy
 from threestudio_asd.distill.prediction_types import to_epsilon
 from threestudio_asd.distill.predictions import Predictions
-from threestudio_asd.distill.schedule import NoiseSchedule, Times
-from threestudio_asd.distill.settings import Settings
+from threestudio_asd.distill.schedule import Times
+from threestudio_asd.distill.settings import Settings, at_start
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.distill.weighting import weight
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.inputs.predict import AskTeacher
 from threestudio_asd.guidance.query import Answer, Query, ask
 from threestudio_asd.teachers.base import Teacher
 
@@ -38,7 +43,8 @@ class Distilled:
 
     Args:
         predictions: What the networks said, and at which noisy batch.
-        loss: The generator's; its gradient with respect to the latents is ``grad`` / B.
+        loss: The generator's; its gradient with respect to the latents is ``grad`` / B, or what
+            the method's reduction and factor make of it.
         grad: w(t) (T - S), clipped; None for a method that states a loss.
         critic_terms: The critic's losses by name, weighted, with gradient; empty without a critic.
         timesteps: Between which t was drawn.
@@ -63,40 +69,16 @@ class Distilled:
 
 
 @dataclass(frozen=True, eq=False)
-class _Predict:
-    """A noising's questions to the teacher."""
-
-    teacher: Teacher
-    text: Conditions
-    asks: tuple[str, ...]
-    settings: Settings
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self.teacher.schedule
-
-    @torch.no_grad()
-    def __call__(self, name: str, x_t: Tensor, t: Tensor) -> Float[Tensor, "B C h w"]:
-        if name not in self.asks:
-            raise UserError(
-                f"The noising asks for '{name}' and declares {', '.join(self.asks) or 'nothing'}; "
-                "name it where it is registered (asks=...)."
-            )
-        noisy = NoisyBatch(x_t, x_t, t, x_t)  # of which x_t and t alone are asked about
-        (answer,) = ask(self.teacher, [Query(noisy, self.text, frozenset({name}))])
-        return answer.predictions([name])[name]
-
-
-@dataclass(frozen=True, eq=False)
 class DistillationStep:
     """A method with the networks that carry it out, and what a config says of its gradient.
 
     Args:
         critic: Required by methods that train one, ignored by others.
         settings: Of the critic's loss.
-        critic_scale: Guidance of the critic from no camera to the camera; 1 is the latter.
-        weighting: Name of w(t).
+        critic_scale: Guidance of the critic from no camera to the camera; None is the method's.
+        weighting: Name of w(t); None is the method's.
         rescale: Lin et al.'s phi of the target; 0 is off.
+        normalise: Give each item's gradient, after it was clipped, an L2 norm of 1.
 
     Raises:
         UserError: A critic is missing, or its noise schedule is not the teacher's: both are asked
@@ -107,9 +89,10 @@ class DistillationStep:
     teacher: Teacher
     critic: Critic | None = None
     settings: CriticSettings = field(default_factory=CriticSettings)
-    critic_scale: float = 1.0
-    weighting: str = "sds"
+    critic_scale: float | None = None
+    weighting: str | None = None
     rescale: float = 0.0
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         if self.method.critic is None:
@@ -129,13 +112,16 @@ class DistillationStep:
         views: Views,
         text: Conditions,
         settings: Mapping[str, float] | None = None,
+        draws: Draws | None = None,
     ) -> NoisyBatch:
-        """The method's noising of the encoded renders at times ``t``."""
+        """The method's noising of the encoded renders at times ``t``; ``draws`` gives its random
+        numbers, torch's by default."""
         noising = NOISINGS.get(self.method.noising)
         x0 = latents.detach() if self.method.generator_loss is None else latents
         settings = Settings(settings or self.defaults)
         own = settings.limited(noising.settings, f"the noising '{self.method.noising}'")
-        noisy = noising.make(x0, t, views, _Predict(self.teacher, text, noising.asks, own))
+        predict = AskTeacher(self.teacher, text, noising.asks, own, draws or Draws())
+        noisy = noising.make(x0, t, views, predict)
         return check_noisy(noisy, noising, self.method.noising)
 
     def evaluate(
@@ -180,7 +166,7 @@ class DistillationStep:
         terms = self._critic_terms(at, prediction, answers[-1])
 
         saw_camera = text.critic.camera is None or not hide_camera
-        reusable = shared and saw_camera and self.critic_scale == 1.0 and not self._through
+        reusable = shared and saw_camera and self._camera_scale == 1.0 and not self._through
         said = self._said(answers[0], needs)
         said["critic"] = self._e_phi(noisy, text, prediction.detach() if reusable else None)
         return self._combine(latents, noisy, said, terms, *numbers)
@@ -206,25 +192,34 @@ class DistillationStep:
     ) -> Distilled:
         predictions = Predictions(
             *(noisy, said, f"method '{self.method.name}'", self.teacher.schedule),
-            **{"settings": settings, "views_at_once": self.teacher.views_at_once},
+            *(settings, self.teacher.views_at_once, scale),
         )
         if self.method.generator_loss is not None:
             loss = self.method.generator_loss(predictions, scale)
             return Distilled(predictions, loss, None, critic_terms)
-        w = weight(self.weighting, self.teacher.schedule, noisy.t, noisy.x_t)
+        weighting = self.weighting or self.method.weighting
+        w = weight(weighting, self.teacher.schedule, noisy.t, noisy.x_t)
         grad = clip_gradient(self.method.gradient(predictions, scale, w, self.rescale), clip)
-        return Distilled(predictions, reparametrised_loss(latents, grad), grad, critic_terms)
+        if self.normalise:
+            grad = normalise_gradient(grad)
+        loss = reparametrised_loss(latents, grad, self.method.divisor(latents.shape))
+        return Distilled(predictions, loss, grad, critic_terms)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The method's settings, where nobody gives others."""
-        return self.method.with_settings({}, "")
+        """The method's settings, where nobody gives others; schedules at their start."""
+        return {k: at_start(v) for k, v in self.method.with_settings({}, "").items()}
 
     @property
     def asked(self) -> frozenset[str]:
         """The teacher's predictions that the step may ask for."""
         names = {*self.method.needs, *NOISINGS.get(self.method.noising).asks}
         return frozenset(names | (self._critic_needs if self.method.critic else set())) - {"critic"}
+
+    @property
+    def _camera_scale(self) -> float:
+        """The critic's guidance scale from no camera to the camera."""
+        return self.method.critic_scale if self.critic_scale is None else self.critic_scale
 
     @property
     def _through(self) -> tuple[str, ...]:
@@ -270,9 +265,9 @@ class DistillationStep:
         with _differentiable_in_inputs(self.critic, "critic" in self._through):
             if prediction is None:
                 prediction = self._predict(at, text)
-                if self.critic_scale != 1.0 and text.critic.camera is not None:
+                if self._camera_scale != 1.0 and text.critic.camera is not None:
                     without = self._predict(at, text, hide_camera=True)
-                    prediction = classifier_free_guidance(without, prediction, self.critic_scale)
+                    prediction = classifier_free_guidance(without, prediction, self._camera_scale)
             kind = self.critic.prediction_type
             return to_epsilon(self.critic.schedule, prediction, at.x_t, at.t, kind)
 

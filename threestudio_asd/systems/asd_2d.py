@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
 from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
+from threestudio_asd.systems.originals import read_originals
 
 
 class Particles(nn.Module):
@@ -47,6 +48,9 @@ class ASD2DSystem(host.BaseSystem):
         shape: list[int] | None = None
         """(C, H, W) of a particle; by default the latents or images that the teacher knows."""
         init_std: float = 1.0
+        originals: str | None = None
+        """Pictures to edit, as latents: one file for all particles, or a folder with one for each.
+        Particles start as them, and the guidance is told them as ``reference`` (DDS)."""
         guidance_type: str = ""
         guidance: dict = field(default_factory=dict)
         prompt_processor_type: str = ""
@@ -69,6 +73,23 @@ class ASD2DSystem(host.BaseSystem):
         self.particles = Particles(
             self.cfg.n_particles, self._shape(latents), latents, self.cfg.init_std
         )
+        # A buffer: encoders may draw, and a resumed edit has the originals that it began with.
+        self.register_buffer("originals", self._originals())
+        if self.originals is not None:
+            self.particles.value.data.copy_(self.originals)
+
+    @torch.no_grad()
+    def _originals(self) -> Float[Tensor, "N C h w"] | None:
+        cfg, teacher = self.cfg, getattr(self.guidance, "teacher", None)
+        if cfg.originals is None:
+            return None
+        if teacher is None or not self.particles.latents:
+            raise UserError(
+                "system.originals are edited as a teacher's latents; set "
+                "system.parametrization=latents, or leave them out."
+            )
+        pictures = read_originals(cfg.originals, cfg.n_particles, teacher.image_size)
+        return self.guidance.encode_images(pictures.to(teacher.schedule.device))
 
     def _shape(self, latents: bool) -> tuple[int, ...]:
         teacher = getattr(self.guidance, "teacher", None)
@@ -106,6 +127,8 @@ class ASD2DSystem(host.BaseSystem):
             )
         which = torch.randperm(self.cfg.n_particles, device=self.device)[:count]
         rgb, latents = self(which), self.particles.latents
+        if self.originals is not None:
+            batch = batch | {"reference": self.originals[which].permute(0, 2, 3, 1)}
         train_critic(self, rgb, batch, rgb_as_latents=latents)
         guidance_out = self.guidance(rgb, self.prompt_utils, **batch, rgb_as_latents=latents)
         log_weights(self)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
+from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.condition import Condition
 
@@ -46,6 +47,20 @@ class Teacher(Protocol):
             x_t: alpha_t x_0 + sigma_t eps.
             t: Times of the schedule.
         """
+
+    def embed_text(self, prompts: list[str]) -> Condition:
+        """One row for each prompt; for methods with prompts of their own.
+
+        Raises:
+            UserError: The teacher has no text encoder.
+        """
+        raise UserError(
+            "The method has prompts of its own, and this teacher embeds none; choose another "
+            "method, or give the teacher an embed_text."
+        )
+
+    def release_text_encoder(self) -> None:
+        """Let go of what ``embed_text`` loaded; it may be called again."""
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] with H = W = ``image_size``; differentiable."""

@@ -149,8 +149,13 @@ class StableDiffusionTeacher(Teacher):
         return (images.float() / 2.0 + 0.5).clamp(0.0, 1.0)
 
     def embed_text(self, prompts: list[str]) -> Condition:
-        """Text embeddings, float32; the text encoder is loaded on first use and kept."""
+        """Text embeddings, float32; the text encoder is loaded on first use and kept until
+        :meth:`release_text_encoder`."""
         return Condition(self._text_encoder(prompts))
+
+    def release_text_encoder(self) -> None:
+        """Let go of the text encoder."""
+        self.__dict__.pop("_text_encoder", None)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:

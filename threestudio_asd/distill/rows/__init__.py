@@ -1,0 +1,10 @@
+"""Rows of the method table beyond SDS, SJC, VSD and ASD: one module for each paper.
+
+Each says the formula, where it comes from, and what its code does differently from the paper or
+from this package. ``e_n`` is the prediction "null", which is the negative prompt where one is
+given; ``e_0`` is "empty", the prompt "".
+"""
+
+from threestudio_asd.distill.rows import bridge, cfd, csd, dds, esd, ism, nfsd, sdi
+
+__all__ = ["bridge", "cfd", "csd", "dds", "esd", "ism", "nfsd", "sdi"]
