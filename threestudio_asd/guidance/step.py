@@ -19,6 +19,7 @@ from threestudio_asd.distill.critic_step import CriticSettings, CriticStep
 from threestudio_asd.distill.gradient import clip_gradient, reparametrised_loss
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.methods import Method
+from threestudio_asd.distill.noise_fields import Field
 from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, check_noisy
 from threestudio_asd.distill.prediction_types import to_epsilon
 from threestudio_asd.distill.predictions import Predictions
@@ -64,12 +65,13 @@ class Distilled:
 
 @dataclass(frozen=True, eq=False)
 class _Predict:
-    """A noising's questions to the teacher."""
+    """A noising's questions to the teacher, and the noise field that it reads."""
 
     teacher: Teacher
     text: Conditions
     asks: tuple[str, ...]
     settings: Settings
+    field: Field | None
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -97,6 +99,7 @@ class DistillationStep:
         critic_scale: Guidance of the critic from no camera to the camera; 1 is the latter.
         weighting: Name of w(t).
         rescale: Lin et al.'s phi of the target; 0 is off.
+        field: The noise field that the method's noising names.
 
     Raises:
         UserError: A critic is missing, or its noise schedule is not the teacher's: both are asked
@@ -110,6 +113,7 @@ class DistillationStep:
     critic_scale: float = 1.0
     weighting: str = "sds"
     rescale: float = 0.0
+    field: Field | None = None
 
     def __post_init__(self) -> None:
         if self.method.critic is None:
@@ -135,8 +139,8 @@ class DistillationStep:
         x0 = latents.detach() if self.method.generator_loss is None else latents
         settings = Settings(settings or self.defaults)
         own = settings.limited(noising.settings, f"the noising '{self.method.noising}'")
-        noisy = noising.make(x0, t, views, _Predict(self.teacher, text, noising.asks, own))
-        return check_noisy(noisy, noising, self.method.noising)
+        predict = _Predict(self.teacher, text, noising.asks, own, self.field)
+        return check_noisy(noising.make(x0, t, views, predict), noising, self.method.noising)
 
     def evaluate(
         self,
