@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from waits import Waits
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.kernels.surface_noise import (
@@ -146,6 +147,15 @@ def test_bad_input_is_told(unchecked, change, message):
     }
     with pytest.raises(UserError, match=message):
         surface_noise(**args | change)
+
+
+def test_the_cpu_waits_for_nothing():
+    corners, covered = rolling("cpu")
+    texels = torch.randn(2**12, 4)
+    surface_noise(texels, corners, covered, 0.05)
+    with Waits() as waits:
+        surface_noise(texels, corners, covered, 0.05)
+    assert waits.count == 0
 
 
 def test_no_images_no_noise():

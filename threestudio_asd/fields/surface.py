@@ -24,7 +24,7 @@ class SurfaceField(NoiseField):
 
     Args:
         texel_size: Side of a texel, in scene units. By default 1 / (2 H): a pixel of a threestudio
-            camera covers two to four along each of its sides.
+            camera covers one and a half to four along each of its sides.
         log2_texels: Of the table's rows; by default 256 for each pixel, about three times as many
             as the surface of a unit sphere has texels of the default size.
         side: Samples of a pixel along each of its sides.
