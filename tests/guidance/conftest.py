@@ -79,6 +79,8 @@ def views():
             "c2w": torch.randn(n, 4, 4, generator=generator),
             "mvp_mtx": torch.randn(n, 4, 4, generator=generator),
             "height": 64,  # a batch holds more than the guidance asks for
+            # A render that half of the picture is solid in.
+            "opacity": (torch.arange(64) < 32).float().expand(n, 64, 64)[..., None],
         }
 
     return build

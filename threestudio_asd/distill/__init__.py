@@ -36,7 +36,18 @@ from threestudio_asd.distill.guidance import (
     perpendicular_component,
 )
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss, register_loss
-from threestudio_asd.distill.methods import ASD, METHODS, SDS, SJC, VSD, Method, register_method
+from threestudio_asd.distill.methods import (
+    ASD,
+    FSD,
+    FSD_2D,
+    METHODS,
+    SDS,
+    SJC,
+    VSD,
+    Method,
+    register_method,
+)
+from threestudio_asd.distill.noise_fields import FieldNoise
 from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, register_noising
 from threestudio_asd.distill.prediction_types import (
     PREDICTION_TYPES,
@@ -54,6 +65,8 @@ from threestudio_asd.distill.weighting import WEIGHTINGS, register_weighting, we
 __all__ = [
     "ASD",
     "CRITIC_OBJECTIVES",
+    "FSD",
+    "FSD_2D",
     "GAMMA_TARGETS",
     "LOSSES",
     "METHODS",
@@ -70,6 +83,7 @@ __all__ = [
     "CriticSettings",
     "CriticStep",
     "DiscreteSchedule",
+    "FieldNoise",
     "FlowSchedule",
     "GeneratorLoss",
     "Method",

@@ -15,7 +15,8 @@ reduced over a batch (``gradient``); a method with a critic trains it beside the
     s             scale                  guidance scale, e^s = e_null + s (e_y - e_null)
 
 Which settings recover which method: ASD at gamma = 0 is VSD; VSD with the drawn eps for its critic
-is SDS; ASD with an optimal critic is VSD at s' = 1 + (s - 1)(1 + gamma).
+is SDS, and so is FSD at sqrt_beta = 0; ASD with an optimal critic is VSD at
+s' = 1 + (s - 1)(1 + gamma).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from threestudio_asd.distill.critic import CRITIC_OBJECTIVES, CriticObjective
 from threestudio_asd.distill.gradient import REDUCTIONS, distillation_gradient
 from threestudio_asd.distill.guidance import guidance_rescale
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
+from threestudio_asd.distill.noise_fields import FIXED, WORLD_MAP
 from threestudio_asd.distill.noising import NOISINGS
 from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names
 from threestudio_asd.distill.settings import merged
@@ -238,3 +240,18 @@ ASD = register_method(
         paper="Adversarial Score Distillation, Wei et al. 2023, arXiv:2312.00739, eqs. 7 and 10",
     )
 )
+
+# FSD: w(t) (e^s - n), n the noise of a field: SDS with noise that the views share, which follows
+# the teacher's probability flow when t falls with the steps and w = sigma / alpha. Around an object
+# n is a map that shifts with the camera; for images, which no camera sees, one noise.
+FSD = register_method(
+    Method(
+        name="fsd",
+        target="guided",
+        source="noise",
+        critic_objective=None,
+        paper="Flow Score Distillation, Yan et al. 2024, arXiv:2405.10988",
+        noising=WORLD_MAP,
+    )
+)
+FSD_2D = register_method(replace(FSD, name="fsd-2d", noising=FIXED))

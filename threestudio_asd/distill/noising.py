@@ -2,7 +2,8 @@
 
 A noising is ``(x0, t, views, predict) -> NoisyBatch``. ``predict(name, x_t, t)`` is what the
 teacher says, without gradient, at latents of the noising's own making, and ``predict.schedule`` its
-forward process. Register your own in any file that is imported before its method is looked up::
+forward process; noise that views share comes from a field (``noise_fields``). Register your own in
+any file that is imported before its method is looked up::
 
     @register_noising("antithetic")
     def antithetic(x0, t, views, predict):
@@ -27,7 +28,7 @@ from threestudio_asd.registry import Registry
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """The cameras of a batch, as far as a method may ask for them.
+    """The cameras of a batch and what they see, as far as a method may ask for them.
 
     Args:
         elevation, azimuth: In degrees.
@@ -35,6 +36,9 @@ class Views:
         c2w: Camera to world.
         mvp_mtx: World to clip coordinates.
         reference: Latents of the picture that each render is an edit of.
+        rays_o, rays_d: Origins and directions of the pixels' rays.
+        depth: Along ``rays_d``, times the opacity, as a volume renderer sums it up.
+        opacity: In [0, 1].
     """
 
     elevation: Float[Tensor, " B"]
@@ -43,12 +47,19 @@ class Views:
     c2w: Float[Tensor, "B 4 4"] | None = None
     mvp_mtx: Float[Tensor, "B 4 4"] | None = None
     reference: Float[Tensor, "B C h w"] | None = None
+    rays_o: Float[Tensor, "B H W 3"] | None = None
+    rays_d: Float[Tensor, "B H W 3"] | None = None
+    depth: Float[Tensor, "B H W 1"] | None = None
+    opacity: Float[Tensor, "B H W 1"] | None = None
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> "Views":
-        """From threestudio's batch of cameras."""
-        names = ("elevation", "azimuth", "camera_distances")
-        return cls(*(batch[name] for name in names), batch.get("c2w"), batch.get("mvp_mtx"))
+        """From threestudio's batch of cameras and, where a system adds them, its render's depth and
+        opacity, of which no gradient is kept."""
+        cameras = (batch[name] for name in ("elevation", "azimuth", "camera_distances"))
+        further = ("c2w", "mvp_mtx", "rays_o", "rays_d", "depth", "opacity")
+        found = {name: batch[name].detach() for name in further if batch.get(name) is not None}
+        return cls(*cameras, **found)
 
     def __len__(self) -> int:
         return len(self.elevation)
@@ -166,12 +177,15 @@ class Noising:
         asks: Names that it hands to ``predict``.
         adds: Names of the extras that it finds.
         settings: The numbers that it reads (``predict.settings``), with their defaults.
+        field: Name of the noise field that it reads (``predict.field``); it then declares the
+            setting ``noise_refresh``, too, the share of the field that is renewed before a step.
     """
 
     make: Noise
     asks: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    field: str | None = None
 
 
 NOISINGS: Registry[Noising] = Registry("noising")
@@ -182,11 +196,12 @@ def register_noising(
     asks: tuple[str, ...] = (),
     adds: tuple[str, ...] = (),
     settings: Mapping[str, Any] | None = None,
+    field: str | None = None,
 ) -> Callable[[Noise], Noise]:
     """Decorator: register a noising under ``name``; see :class:`Noising`."""
 
     def register(function: Noise) -> Noise:
-        NOISINGS.add(name, Noising(function, asks, adds, settings or {}))
+        NOISINGS.add(name, Noising(function, asks, adds, settings or {}, field))
         return function
 
     return register

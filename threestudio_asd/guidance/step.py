@@ -23,6 +23,7 @@ from threestudio_asd.distill.gradient import (
 )
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.methods import Method
+from threestudio_asd.distill.noise_fields import Field
 from threestudio_asd.distill.noising import NOISINGS, Draws, NoisyBatch, Views, check_noisy
 from threestudio_asd.distill.prediction_types import to_epsilon
 from threestudio_asd.distill.predictions import Predictions
@@ -79,6 +80,7 @@ class DistillationStep:
         weighting: Name of w(t); None is the method's.
         rescale: Lin et al.'s phi of the target; 0 is off.
         normalise: Give each item's gradient, after it was clipped, an L2 norm of 1.
+        field: The noise field that the method's noising names.
 
     Raises:
         UserError: A critic is missing, or its noise schedule is not the teacher's: both are asked
@@ -93,6 +95,7 @@ class DistillationStep:
     weighting: str | None = None
     rescale: float = 0.0
     normalise: bool = False
+    field: Field | None = None
 
     def __post_init__(self) -> None:
         if self.method.critic is None:
@@ -120,7 +123,7 @@ class DistillationStep:
         x0 = latents.detach() if self.method.generator_loss is None else latents
         settings = Settings(settings or self.defaults)
         own = settings.limited(noising.settings, f"the noising '{self.method.noising}'")
-        predict = AskTeacher(self.teacher, text, noising.asks, own, draws or Draws())
+        predict = AskTeacher(self.teacher, text, noising.asks, own, draws or Draws(), self.field)
         noisy = noising.make(x0, t, views, predict)
         return check_noisy(noisy, noising, self.method.noising)
 

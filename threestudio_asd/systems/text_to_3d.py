@@ -59,8 +59,10 @@ class TextTo3DSystem(host.BaseLift3DSystem):
         """The weighted loss of the renders ``out``, logged, and what the guidance returned."""
         images = self.guided_images(out)
         train_critic(self, images, batch)
-        # What the scene stands before, for guidances that compare with pictures of their own.
-        seen = {**batch, **{key: out[key] for key in ("comp_rgb_bg",) if key in out}}
+        # What the scene stands before, for guidances that compare with pictures of their own, and
+        # where its surface is, for those whose noise keeps to it.
+        shown = ("comp_rgb_bg", "depth", "opacity")
+        seen = {**batch, **{key: out[key] for key in shown if key in out}}
         found = self.guidance(images, self.prompt_utils, **seen, rgb_as_latents=False, **options)
         loss = guidance_losses(self, found) + self._regularisation(out)
         log_weights(self)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio_asd.distill.noise_fields import Field
 from threestudio_asd.distill.noising import Draws, NoisyBatch
 from threestudio_asd.distill.predictions import PREDICTIONS
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
@@ -26,6 +27,7 @@ class AskTeacher:
         asks: The predictions that the noising declared.
         settings: Its numbers.
         draws: Its random numbers.
+        field: The noise field that it reads.
     """
 
     teacher: Teacher
@@ -33,6 +35,7 @@ class AskTeacher:
     asks: tuple[str, ...]
     settings: Settings
     draws: Draws
+    field: Field | None = None
 
     @property
     def schedule(self) -> NoiseSchedule:

@@ -1,0 +1,82 @@
+"""Noise fields in trainings, from the command line."""
+
+import pytest
+import torch
+
+from threestudio_asd.distill import METHODS, Method, register_method
+
+SMALL = (
+    *("data.width=16", "data.height=16", "data.eval_width=16", "data.eval_height=16"),
+    *("data.n_val_views=1", "data.n_test_views=2", "system.renderer.num_samples_per_ray=16"),
+    "trainer.val_check_interval=1000",
+)
+NERF, METHOD = "tiny/asd-nerf.yaml", "system.guidance.method"
+
+
+@pytest.fixture
+def on_surface(forget_methods):
+    return register_method(
+        Method("on-surface", "guided", "noise", None, paper="none", noising="surface-noise")
+    )
+
+
+def state(folder):
+    return torch.load(folder / "ckpts/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["fsd", "on-surface"])
+def test_a_resumed_nerf_ends_as_an_uninterrupted_one(launch, on_surface, trial, method):
+    assert method in METHODS
+    options = (*SMALL, f"{METHOD}={method}", "system.guidance.settings={noise_refresh: 0.2}")
+    options += ("trainer.max_steps=4", "checkpoint.every_n_train_steps=2")
+    assert launch(*options, config=NERF) == 0
+    (checkpoint,) = trial.glob("ckpts/*step=2.ckpt")
+    assert launch(*options, "tag=again", f"resume={checkpoint}", config=NERF) == 0
+    whole, resumed = state(trial), state(trial.parent / "again")
+    field = f"guidance.fields.by_name.{'world-map' if method == 'fsd' else 'surface-noise'}"
+    assert {name.rpartition(".")[0] for name in whole if "fields" in name} == {field}
+    assert whole.keys() == resumed.keys()
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+    start = torch.load(checkpoint, weights_only=True)["state_dict"]
+    moved = {name for name in start if not start[name].equal(whole[name])}
+    assert {name for name in whole if name.startswith(field)} <= moved
+    assert any(name.startswith("geometry") for name in moved)
+
+
+def test_options_of_a_field_come_from_the_config(launch, trial):
+    options = (*SMALL, f"{METHOD}=fsd", "system.guidance.noise_field={theta: 90}")
+    assert launch(*options, "trainer.max_steps=1", config=NERF) == 0
+    assert state(trial)["guidance.fields.by_name.world-map.world"].shape == (4, 16, 32)
+
+
+def test_particles_share_one_noise(launch, logged, trial):
+    two = ("system.n_particles=2", "data.batch_size=2", "system.shape=null")
+    assert launch(*two, f"{METHOD}=fsd-2d") == 0
+    assert logged()["train/grad_norm"][0] > 0
+    background = state(trial)["guidance.fields.by_name.fixed-noise.background"]
+    assert background.shape[0] == 1 and background.std() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        ((f"{METHOD}=fsd",), "asd-2d.yaml", "this batch has none; use a 3D system"),
+        ((f"{METHOD}=on-surface",), "asd-2d.yaml", "batch has no depth, opacity"),
+        (
+            (f"{METHOD}=fsd", "system.guidance.noise_field={thta: 90}"),
+            NERF,
+            "did you mean theta",
+        ),
+        (
+            (f"{METHOD}=fsd", "system.guidance.settings={sqrt_beta: 2}"),
+            NERF,
+            "sqrt_beta, a noise field's share of the noise, is 2",
+        ),
+    ],
+)
+def test_what_a_field_lacks_is_told(launch, on_surface, capsys, options, config, message):
+    small = SMALL if config == NERF else ("system.n_particles=2", "data.batch_size=2")
+    shape = () if config == NERF else ("system.shape=null",)
+    assert launch(*small, *shape, *options, config=config) == 2
+    assert message in capsys.readouterr().err.partition("error: ")[2]
