@@ -16,7 +16,7 @@ from threestudio_asd.distill.noise_fields import (
     world_map_size,
     world_map_windows,
 )
-from threestudio_asd.distill.noising import NOISINGS
+from threestudio_asd.distill.noising import NOISINGS, Draws
 from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
 
@@ -147,6 +147,7 @@ class Question:
 
     def __init__(self, field, sqrt_beta):
         self.field, self.settings = field, Settings({"sqrt_beta": sqrt_beta})
+        self.draws = Draws()
 
     def __call__(self, name, x_t, t):
         raise AssertionError("these noisings ask the teacher nothing")

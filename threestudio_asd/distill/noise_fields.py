@@ -144,7 +144,7 @@ def field_noise(
             "This noising reads a noise field and its step has none; make one with "
             "fields.NoiseFields and hand it over as DistillationStep(..., field=...)."
         )
-    fresh = torch.randn_like(x0)
+    fresh = predict.draws.normal(x0)
     noise = predict.field(x0, views).mixed(fresh, predict.settings["sqrt_beta"])
     return NoisyBatch.of(predict.schedule, x0, t, noise)
 
