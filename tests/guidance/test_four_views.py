@@ -70,5 +70,8 @@ def test_the_extensions_guidance_reads_mvdreams_file(files, prompt, views, monke
     rgb = torch.rand(4, 8, 8, 4, requires_grad=True)
     guidance(rgb, prompt(), **four(views, 1), rgb_as_latents=True)["loss_sds"].backward()
     assert rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
+    # The base model may be named, too.
+    named = cls(files)
+    assert named.teacher.folder.samefile(base) and named.teacher.views_at_once == 4
     with pytest.raises(UserError, match="no such file"):
         cls.require_usable(host.parse_structured(cls.Config, {"ckpt_path": "gone.pt"}))

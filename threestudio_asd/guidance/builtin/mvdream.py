@@ -33,7 +33,8 @@ class MultiviewDiffusionGuidance(OnASD, host.BaseObject):
         """Its file on this machine."""
         pretrained_model_name_or_path: str | None = None
         """Another model in place of it: a folder in Stable Diffusion's format whose
-        ``unet/views.json`` says how many views it takes."""
+        ``unet/views.json`` says how many views it takes; or, beside ``ckpt_path``, the model that
+        the file's was trained from, where it is not on the hub."""
         guidance_scale: float = 50.0
         """s of e_null + s (e_y - e_null)."""
         grad_clip: Any | None = None
