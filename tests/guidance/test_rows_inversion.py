@@ -140,6 +140,24 @@ def test_items_of_an_inversion_are_asked_about_together_while_they_go_on(monkeyp
     assert times == [[1, 1, 1], [201, 201], [401], [601], [801], [30, 370, 810]]
 
 
+def test_views_of_a_scene_go_equally_far():
+    """Two draws for two groups of two views."""
+    step, drawn = step_of("sdi", exact=SAME), []
+    step.teacher.views_at_once = 2
+
+    class Counting(Streams):
+        def uniform(self, n, device):
+            drawn.append(n)
+            return torch.tensor([0.1, 0.9])[:n]
+
+    t, x0 = torch.tensor([430, 430, 870, 870]), X0[:1].expand(4, *SHAPE)
+    settings = step.defaults | {"inversion_eta": 0.0}
+    text, views = text_of(4, exact=SAME), views_of(4)
+    x_t = step.noisy(x0, t, views, text, settings, Counting(4)).x_t
+    assert drawn == [2]
+    torch.testing.assert_close(x_t[0::2], x_t[1::2])
+
+
 @pytest.mark.parametrize("name", ["sdi", "ism"])
 def test_an_inversion_needs_numbered_levels(name):
     flow = PlainTeacher(lambda x, t, c: x, SHAPE, FlowSchedule(), "flow_prediction")

@@ -65,6 +65,13 @@ def test_an_edit_moves_the_particles_by_what_the_prompts_differ(launch, trial, f
     assert (moved > 1e-6) == other
 
 
+def test_latents_of_another_shape_are_told(launch, capsys, folder):
+    texts = "system.guidance.texts.reference_cond=a cup"
+    shape = "system.shape=[4,16,16]"
+    assert launch(*EDIT, shape, texts, f"system.originals={folder}", drop=DROP) == 2
+    assert "system.shape must be [4, 8, 8]" in capsys.readouterr().err
+
+
 def test_pixels_are_not_edited(launch, capsys, folder):
     texts = "system.guidance.texts.reference_cond=a cup"
     pixels = "system.parametrization=pixels"

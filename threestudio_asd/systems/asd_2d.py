@@ -89,7 +89,13 @@ class ASD2DSystem(host.BaseSystem):
                 "system.parametrization=latents, or leave them out."
             )
         pictures = read_originals(cfg.originals, cfg.n_particles, teacher.image_size)
-        return self.guidance.encode_images(pictures.to(teacher.schedule.device))
+        latents = self.guidance.encode_images(pictures.to(teacher.schedule.device))
+        if latents.shape != self.particles.value.shape:
+            raise UserError(
+                f"system.shape must be {list(latents.shape[1:])}, that of the originals' latents; "
+                f"got {list(cfg.shape)}. Leave it out."
+            )
+        return latents
 
     def _shape(self, latents: bool) -> tuple[int, ...]:
         teacher = getattr(self.guidance, "teacher", None)
