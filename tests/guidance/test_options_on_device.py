@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 from pretended import pretended
+from view_scenes import WIDTH, V, batch, latents
 
 from threestudio_asd.distill.methods import METHODS
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.teachers import unet
+from threestudio_asd.tiny.random_sd import write_random_sd
 
 pytestmark = pytest.mark.on_device
 
@@ -73,6 +75,19 @@ def test_an_option_computes_the_same(make, prompt, views, options):
     for name, value in expected.items():
         share = 1e-5 if name.startswith("loss_") else 1e-4  # guidance amplifies roundings
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=share * value.abs().max())
+
+
+@pytest.mark.parametrize("method", ["mvdream", "vsd", "asd"])
+def test_several_views_compute_the_same(make, prompt, tmp_path, method):
+    folder = write_random_sd(tmp_path / "views", text_width=WIDTH, views=V)
+    options = {"pretrained_model_name_or_path": str(folder), "method": method, "lora_rank": 2}
+    arguments = prompt(), batch(1)
+    expected = step(make(**options), *arguments, torch.device("cpu"), latents(1))
+    with pretended() as place:
+        found = step(make(**options), *arguments, place, latents(1))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4 * value.abs().max())
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
