@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from kernels import Pair, least_ms
+from kernel_speed import Pair, least_ms
 from report import describe, write
 from torch import Tensor
 

@@ -40,7 +40,7 @@ def kernels(setup: Setup) -> None:
 def raster(setup: Setup) -> None:
     """The rasteriser's kernels on 20,000 triangles."""
     import raster as benchmark
-    from kernels import least_ms
+    from kernel_speed import least_ms
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -2,9 +2,10 @@
 
 import functools
 import importlib
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -162,7 +163,7 @@ def _cells(
     embeddings.place().folder()
     # The processes' temporary files lie in a folder of this one: killed ones leave theirs.
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = (threads, tuple(plugins), scratch, grid, out)
+        arguments = (threads, tuple(plugins), scratch, grid, out, dict(os.environ))
         with pool or Pool(jobs, imports=IMPORTS) as pool:
             pool.jobs = jobs
             pool.begin(_begin_worker, arguments)
@@ -179,10 +180,16 @@ _worker = ExitStack()
 
 
 def _begin_worker(
-    threads: int, plugins: Sequence[str], scratch: str, grid: Grid, out: Path
+    threads: int,
+    plugins: Sequence[str],
+    scratch: str,
+    grid: Grid,
+    out: Path,
+    environment: Mapping[str, str],
 ) -> Callable[[Cell], Record]:
     """In a new process: what runs a cell there."""
     tempfile.tempdir = scratch
+    os.environ.update(environment)  # caches were settled after the process started
     prepare_cpu()
     parallel.set_threads(threads)
     log.setup_logging()
