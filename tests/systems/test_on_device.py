@@ -15,6 +15,7 @@ from processes import ROOT
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.teachers import unet
+from threestudio_asd.tiny.random_sd import write_random_sd
 
 pytestmark = pytest.mark.on_device
 
@@ -171,6 +172,15 @@ def test_pictures_of_the_guidance(launch):
     options = ("system.guidance_eval=true", "trainer.max_steps=1")
     with pretended():
         assert launch(*COARSE, *options, config="tiny/asd-nerf.yaml") == 0
+
+
+def test_several_views_of_each_scene(launch, tmp_path):
+    folder = write_random_sd(tmp_path / "views", views=4)
+    parts = ("guidance", "prompt_processor")
+    models = [f"system.{part}.pretrained_model_name_or_path={folder}" for part in parts]
+    models += ["system.guidance.teacher_type=stable-diffusion"]
+    sizes = ("data.batch_size=4", "data.resolution_milestones=[]", "trainer.max_steps=1")
+    same_losses(launch, *COARSE, *sizes, *models, config="asd-mvdream.yaml")
 
 
 OTHERS = {"dreamfusion-system": "sds-nerf", "prolificdreamer-system": "vsd-nerf"}
