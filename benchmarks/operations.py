@@ -8,7 +8,6 @@ Kernels of Warp are counted by their launches. On a GPU each operation is about 
 step that makes many is bound by Python.
 """
 
-import argparse
 import math
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import Enough, train
-from waiting import BARE, TRAININGS
+from waiting import BARE, measured
 
 #: The first of them with a frame on the stack is the cause: part of a file's path, a function.
 CAUSES = (
@@ -117,18 +116,7 @@ def operations(config: str, *overrides: str, steps: int, warm: int = 3) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
-    options = parser.parse_args()
-    tables = {}
-    for name in options.trainings:
-        config, start = TRAININGS[name]
-        tables[name] = operations(config, *start, *options.overrides, steps=options.steps)
-    for name, found in tables.items():
+    for name, found in measured(operations, __doc__, steps=4).items():
         print(f"\n{name}: {sum(found.values()):.0f} operations per step")
         for who, count in found.items():
             print(f"  {count:7.1f}  {who}")

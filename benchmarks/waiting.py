@@ -228,18 +228,31 @@ def _code(line: str) -> str:
     return linecache.getline(folder + file, int(number or 0)).strip()
 
 
-def main() -> None:
+def measured(
+    measure: Callable[..., dict[str, float]], description: str | None, steps: int
+) -> dict[str, dict[str, float]]:
+    """What ``measure`` finds in each training that the command line asks for.
+
+    Args:
+        measure: ``(config, *overrides, steps=) -> figures``.
+        steps: How many are measured by default.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     options = parser.parse_args()
-    tables = {}
-    for name in options.trainings:
-        config, start = TRAININGS[name]
-        tables[name] = waits(config, *start, *options.overrides, steps=options.steps)
+    asked = ((name, *TRAININGS[name]) for name in options.trainings)
+    return {
+        name: measure(config, *start, *options.overrides, steps=options.steps)
+        for name, config, start in asked
+    }
+
+
+def main() -> None:
+    tables = measured(waits, __doc__, steps=8)
     for name, lines in tables.items():
         total = sum(count for line, count in lines.items() if not line.startswith(COPY))
         print(f"\n{name}: {total:.2f} waits per step")

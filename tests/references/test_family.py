@@ -4,6 +4,7 @@ from pathlib import Path
 
 import family
 import pytest
+from check import TOLERANCE
 
 from threestudio_asd.distill import rows
 
@@ -26,7 +27,7 @@ def test_all_cases_of_rows_are_read(errors):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_result_agrees_with_the_official_code(errors, name):
-    assert errors[name] and max(errors[name].values()) < family.TOLERANCE, errors[name]
+    assert errors[name] and max(errors[name].values()) < TOLERANCE, errors[name]
 
 
 def _error(name, monkeypatch, change):

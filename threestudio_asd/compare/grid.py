@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -118,13 +118,14 @@ class Grid:
     def starts_others(self, cell: Cell) -> bool:
         return any(row.start_from == cell.method for row in self.rows.values())
 
-    @property
-    def teachers(self) -> list[str]:
+    @cached_property
+    def teachers(self) -> str:
         """The models that the rows learn from; an embedded one's name tells its edition."""
         first = (self.cfg.scales[0], self.cfg.prompts[0], self.cfg.seeds[0])
         configs = (self.config(self.cell(method, *first)) for method in self.rows)
         named = {c.system.guidance.get("pretrained_model_name_or_path") for c in configs} - {None}
-        return sorted(Path(name).name if Path(name).is_dir() else name for name in named)
+        names = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
+        return ", ".join(names) or "none"
 
     def run_scale(self, method: str, scale: float) -> float:
         """The scale of the run, diffusers convention: s, or s' for a rescaled row."""

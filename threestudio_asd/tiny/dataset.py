@@ -10,9 +10,8 @@ from torch import Tensor
 
 from threestudio_asd.files import written_whole
 from threestudio_asd.parallel import at_once
-from threestudio_asd.scene.cameras import look_at, orbit_positions
 from threestudio_asd.tiny.captions import VIEWS, view_label
-from threestudio_asd.tiny.render import EVAL_SIZE, distance_for, render
+from threestudio_asd.tiny.render import EVAL_SIZE, camera_to_world, distance_for, render
 from threestudio_asd.tiny.scenes import COLORS, OBJECTS
 
 OBJECT_NAMES = tuple(OBJECTS)
@@ -114,9 +113,7 @@ def build_scenes(
         images[ids] = (rgb * 255).round().to(torch.uint8)
 
     _render(shown, which, normal_maps, chunk // views)
-    positions = orbit_positions(cameras["elevation"], cameras["azimuth"], cameras["distance"])
-    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(positions)
-    c2w = look_at(positions, torch.zeros_like(positions), up)
+    c2w = camera_to_world(*(cameras[key] for key in ("azimuth", "elevation", "distance")))
     angles = zip(cameras["azimuth"].tolist(), cameras["elevation"].tolist(), strict=True)
     labels = torch.tensor([VIEWS.index(view_label(*angle)) for angle in angles])
     order = torch.randperm(count, generator=generator)

@@ -47,6 +47,13 @@ def sphere_trace(
     return mask, points
 
 
+def camera_to_world(azimuth: Batch, elevation: Batch, distance: Batch) -> Float[Tensor, "B 4 4"]:
+    """Cameras that look at the origin; angles in degrees."""
+    position = orbit_positions(elevation, azimuth, distance)
+    up = position.new_tensor([0.0, 0.0, 1.0]).expand_as(position)
+    return look_at(position, torch.zeros_like(position), up)
+
+
 def render(
     name: str,
     color_name: str,
@@ -65,9 +72,8 @@ def render(
     ``normal_map`` gives world-space normals as ``(n + 1) / 2`` on black, threestudio's rasteriser
     convention. ``light_offset`` moves the head light away from the camera (scene units).
     """
-    position = orbit_positions(elevation, azimuth, distance)
-    up = position.new_tensor([0.0, 0.0, 1.0]).expand_as(position)
-    c2w = look_at(position, torch.zeros_like(position), up)
+    c2w = camera_to_world(azimuth, elevation, distance)
+    position = c2w[:, :3, 3]
     hi = size * supersample
     rays = camera_rays(c2w, torch.deg2rad(fovy), hi, hi)
     flat_o, flat_d = (x.reshape(-1, 3) for x in rays)

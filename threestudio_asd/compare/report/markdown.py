@@ -13,7 +13,7 @@ from threestudio_asd.files import written_whole
 def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
     """``tables.md`` in ``out``: robustness, advantages, prompts, every measure over the scale,
     distances."""
-    learnt = f"Teacher: {', '.join(grid.teachers) or 'none'}; {grid.cfg.steps} steps."
+    learnt = f"Teacher: {grid.teachers}; {grid.cfg.steps} steps."
     parts = [f"# {grid.cfg.title}", learnt, f"## {tables.robustness_title(grid)}"]
     parts += map(laid_out, tables.robustness(grid, summary))
     parts += ["## Differences", "Both methods drawn together."]

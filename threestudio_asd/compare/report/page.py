@@ -43,7 +43,7 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
         f"{_count(len(grid.rows), 'method')}, {_count(len(grid.cfg.scales), 'guidance scale')} s "
         f"(e_null + s (e_y - e_null)), {_count(len(grid.cfg.prompts), 'prompt')}, "
         f"{_count(len(grid.cfg.seeds), 'seed')}. "
-        f"Teacher: {escape(', '.join(grid.teachers) or 'none')}. "
+        f"Teacher: {escape(grid.teachers)}. "
         f"Brackets and bands{bands}: 95 % bootstrap intervals over prompts and seeds."
         f"{escape(state)}</p>",
         _robustness(grid, summary),

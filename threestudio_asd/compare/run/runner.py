@@ -35,8 +35,6 @@ from threestudio_asd.studio.run.extensions import load_extensions
 from threestudio_asd.teachers.cache import models_read_once
 
 OnStep = Callable[[Cell, int], None]
-#: What a cell's process needs before it is told of the grid.
-IMPORTS = (__name__,)
 
 
 def default_jobs() -> int:
@@ -59,7 +57,7 @@ def run_grid(
     Args:
         jobs: How many cells run at the same time, each in a process of its own if more than one.
         plugins: Modules that those processes import first, before the extensions in ``custom/``.
-        pool: Processes that are there already, importing ``IMPORTS``; ended where one job is left.
+        pool: Processes that are there already; ended where one job is left.
 
     Returns:
         All records that are there in the end.
@@ -164,7 +162,7 @@ def _cells(
     # The processes' temporary files lie in a folder of this one: killed ones leave theirs.
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (threads, tuple(plugins), scratch, grid, out, dict(os.environ))
-        with pool or Pool(jobs, imports=IMPORTS) as pool:
+        with pool or Pool(jobs) as pool:
             pool.jobs = jobs
             pool.begin(_begin_worker, arguments)
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.files import written_whole
-from threestudio_asd.scene.cameras import look_at, orbit_positions
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.captions import caption
 from threestudio_asd.tiny.dataset import scene_cameras
 from threestudio_asd.tiny.evaluation import iou
 from threestudio_asd.tiny.judge import load_judge
-from threestudio_asd.tiny.render import render
+from threestudio_asd.tiny.render import camera_to_world, render
 from threestudio_asd.tiny.scenes import training_pairs
 
 #: What looks the same from all around says nothing of the camera.
@@ -93,9 +92,8 @@ def measure(teacher: StableDiffusionTeacher, count: int = 100, seed: int = 5) ->
     wanted = [pairs[(i * 37) % len(pairs)] for i in range(count)]
     views = teacher.views_at_once
     cameras = scene_cameras(count, views, torch.Generator().manual_seed(seed))
-    positions = orbit_positions(cameras["elevation"], cameras["azimuth"], cameras["distance"])
-    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(positions)
-    c2w = look_at(positions, torch.zeros_like(positions), up).unflatten(0, (count, views))
+    c2w = camera_to_world(*(cameras[key] for key in ("azimuth", "elevation", "distance")))
+    c2w = c2w.unflatten(0, (count, views))
     prompts = [caption(o, c, None, False) for o, c in wanted]
     images, judge = [], load_judge()
     for ids in torch.arange(count).split(12):
