@@ -14,6 +14,7 @@ from threestudio_asd.tiny.train import (
     measure_views,
     multiview,
     publish,
+    publish_views,
     vae,
 )
 
@@ -58,12 +59,28 @@ def test_from_renders_to_a_published_edition(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_from_scenes_to_a_teacher_of_several_views(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_views, "DDIM_STEPS", 2)
-    multiview.main(tmp_path, tmp_path / "mv", steps=4, renders=24, batch=2)
-    teacher = StableDiffusionTeacher.from_pretrained(tmp_path / "mv")
+    source = tmp_path / "tiny-shapes-mv"
+    multiview.main(tmp_path, source, steps=4, renders=24, batch=2)
+    teacher = StableDiffusionTeacher.from_pretrained(source)
     assert teacher.views_at_once == 4 and teacher.knows_cameras
     assert teacher.unet.class_embedding.linear_2.weight.abs().max() > 0  # it has learned
     noted = json.loads((tmp_path / "multiview.json").read_text())
     assert noted["steps"] == 4 and noted["renders"] == 24
-    measure_views.main(tmp_path, tmp_path / "mv", steps=4)
+    with pytest.raises(UserError, match=r"no .*views.json; run the stage 'measure_views' first"):
+        publish_views.main(tmp_path, tmp_path / "weights")
+    measure_views.main(tmp_path, source, steps=4)
     found = json.loads((tmp_path / "views.json").read_text())
-    assert found["views"] == 16 and 0 <= found["obeyed"] <= 1
+    assert found["samples"] == 16 and 0 <= found["obeyed"] <= 1
+    assert found["views"] == 16 and list(found["by_object"]) == ["cube"]
+    assert found["fid"] is None  # of so few samples
+
+    other = tmp_path / "weights" / "tiny-shapes-0"
+    other.mkdir(parents=True)
+    (other / "report.json").write_text('{"edition": 7}')
+    publish_views.main(tmp_path, tmp_path / "weights")
+    (folder,) = set((tmp_path / "weights").iterdir()) - {other}
+    assert folder.name.startswith("tiny-shapes-mv-") and edition(folder) == 1
+    assert StableDiffusionTeacher.from_pretrained(folder).views_at_once == 4
+    card = (folder / "README.md").read_text()
+    assert "multiview 4 steps of 2 of 24 renders" in card and "unknown" in card
+    assert (folder / "samples.png").is_file()

@@ -19,6 +19,14 @@ def edition(folder: Path) -> int:
     return json.loads((folder / "report.json").read_text())["edition"]
 
 
+def next_edition(weights: Path, folder: Path) -> int:
+    """The edition of a model that is to be published as ``folder`` beside the others of its kind in
+    ``weights``, whose names begin alike: ``<kind>-<hash>``."""
+    kind = folder.name.rpartition("-")[0]
+    others = [other for other in weights.glob(f"{kind}-*") if other.name != folder.name]
+    return 1 + max((edition(x) for x in others if x.name.rpartition("-")[0] == kind), default=0)
+
+
 def is_embedded(folder: Path) -> bool:
     """Whether a folder is an edition of the embedded model, in this installation or published."""
     try:

@@ -65,10 +65,12 @@ def random_cameras(count: int, generator: torch.Generator) -> dict[str, Tensor]:
 @dataclass
 class Scenes:
     """Views of scenes: ``images`` (S, V, 3, 64, 64) uint8 from ``c2w`` (S, V, 4, 4), cameras to
-    world; labels are as those of :class:`Renders`, ``views`` (S, V)."""
+    world, or ``cameras``: ``azimuth``, ``elevation``, ``distance`` and ``fovy`` (degrees), each
+    (S, V); labels are as those of :class:`Renders`, ``views`` (S, V)."""
 
     images: Tensor
     c2w: Tensor
+    cameras: dict[str, Tensor]
     objects: Tensor
     colors: Tensor
     views: Tensor
@@ -117,9 +119,11 @@ def build_scenes(
     angles = zip(cameras["azimuth"].tolist(), cameras["elevation"].tolist(), strict=True)
     labels = torch.tensor([VIEWS.index(view_label(*angle)) for angle in angles])
     order = torch.randperm(count, generator=generator)
+    told = ("azimuth", "elevation", "distance", "fovy")
     return Scenes(
         images.unflatten(0, (count, views))[order],
         c2w.unflatten(0, (count, views))[order],
+        {key: cameras[key].unflatten(0, (count, views))[order] for key in told},
         torch.tensor([OBJECT_NAMES.index(pairs[i][0]) for i in which])[order],
         torch.tensor([COLOR_NAMES.index(pairs[i][1]) for i in which])[order],
         labels.unflatten(0, (count, views))[order],

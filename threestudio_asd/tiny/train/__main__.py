@@ -1,9 +1,10 @@
 """``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order;
-then ``multiview|measure_views`` for a teacher that sees four views, from the published model.
+then ``multiview|measure_views|publish_views`` for a teacher that sees four views, from the
+published model.
 
 Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
-that it comes in. ``publish`` puts the measured model into the package under a name that holds a
-hash of its content.
+that it comes in. ``publish`` and ``publish_views`` put the measured model into the package under a
+name that holds a hash of its content.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import torch
 from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
 from threestudio_asd.tiny import WEIGHTS
 
-STAGES = ("judge", "vae", "diffusion", "measure", "publish", "multiview", "measure_views")
+STAGES = ("judge", "vae", "diffusion", "measure", "publish")
+OF_VIEWS = ("multiview", "measure_views", "publish_views")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=(*STAGES, *OF_VIEWS))
     parser.add_argument("--work", type=Path, default=Path("outputs/tiny-world"))
     for number in ("steps", "batch", "renders"):
         parser.add_argument(f"--{number}", type=int, default=None)
@@ -34,7 +36,7 @@ def main() -> None:
     extra = {name: value for name, value in given.items() if value is not None}
     of_views = args.work / "tiny-shapes-mv"
     out = {
-        **{"judge": WEIGHTS / "judge", "publish": WEIGHTS},
+        **{"judge": WEIGHTS / "judge", "publish": WEIGHTS, "publish_views": WEIGHTS},
         **{"multiview": of_views, "measure_views": of_views},
     }.get(args.stage, args.work / "tiny-shapes")
     try:

@@ -107,17 +107,19 @@ def run(
     on_save: Callable[[int], None] | None = None,
     decay_from: float = 0.6,
     faster: Mapping[str, float] | None = None,
+    replayed: bool = True,
 ) -> dict[str, Tensor]:
     """Train ``model`` for ``total`` steps and return its averaged state dict.
 
     ``model(*draw(step, generator))`` is the loss. The generator, on the model's device, is seeded
     with (seed, step), so a run resumed from ``folder/<name>.ckpt`` sees what an uninterrupted one
-    would have seen. On CUDA products are taken in TF32, and the pass forward and backward is
-    recorded once and replayed: batches keep their shapes there.
+    would have seen. On CUDA products are taken in TF32.
 
     Args:
         decay_from: The share of the steps after which the learning rate falls.
         faster: Beginnings of parameters' names, and the factor of their learning rate.
+        replayed: On CUDA, record the pass forward and backward once and replay it; all batches
+            have the same shapes then.
 
     Raises:
         Stopped: A signal came; the step that it came in is the last one in the checkpoint.
@@ -136,6 +138,7 @@ def run(
     loss_of = model
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
+    if device.type == "cuda" and replayed:
         # Launching its thousand kernels takes longer than running them.
         sample = draw(start, torch.Generator(device))
         loss_of = torch.cuda.make_graphed_callables(model, sample, allow_unused_input=True)

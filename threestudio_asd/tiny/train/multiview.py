@@ -36,6 +36,9 @@ RENDER_SEED = 23
 #: Steps of ten that see single pictures.
 SINGLE_OF_TEN = 3
 CAMERA_LAYERS = "unet.class_embedding"
+#: Below 1, views are drawn at more noise than uniformly: there the camera decides what they show,
+#: and what is left to learn at little noise is little.
+NOISE_POWER = 0.7
 
 
 def with_camera_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -118,7 +121,7 @@ def main(
     out: Path,
     steps: int = 6000,
     renders: int = 8192,
-    batch: int = 12,
+    batch: int = 8,
     lr: float = 4e-4,
     seed: int = 17,
     device: str = "cpu",
@@ -127,8 +130,11 @@ def main(
     folder = Path(model_folder("tiny-shapes"))
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     scenes = cached_scenes(work, renders)
-    latents, texts = encode_scenes(pipe.vae, scenes), encode_captions(pipe, seed)
+    latents = encode_scenes(pipe.vae, scenes).to(device)
+    texts = encode_captions(pipe, seed).to(device)
+    labels = [x.to(device) for x in (scenes.objects, scenes.colors, scenes.normal_maps.long())]
     cameras = camera_labels(scenes.c2w.flatten(0, 1)).unflatten(0, scenes.c2w.shape[:2])
+    cameras = cameras.to(device)
     torch.manual_seed(seed)
     unet = with_camera_embedding(pipe.unet)
     model = TextToViews(unet, pipe.scheduler.alphas_cumprod).to(device)
@@ -136,25 +142,23 @@ def main(
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         single = step % 10 < SINGLE_OF_TEN
         count = batch * VIEWS_AT_ONCE if single else batch
-        ids = torch.randint(len(scenes), (count,), generator=generator)
-        variants = torch.randint(texts.shape[3], (count,), generator=generator)
-        kind = (scenes.objects[ids], scenes.colors[ids], scenes.normal_maps[ids].long(), variants)
+        own = {"generator": generator, "device": device}
+        ids = torch.randint(len(scenes), (count,), **own)
+        variants = torch.randint(texts.shape[3], (count,), **own)
         # One timestep per stratum: the same expectation with less variance.
-        strata = torch.arange(count) + torch.rand(count, generator=generator)
-        t = (strata / count * 1000).long().clamp(max=999)
-        x0 = latents[ids]
+        strata = (torch.arange(count, device=device) + torch.rand(count, **own)) / count
+        t = (strata ** (1.0 if single else NOISE_POWER) * 1000).long().clamp(max=999)
+        x0, said = latents[ids], texts[(*(label[ids] for label in labels), variants)]
         if single:
-            x0 = x0[
-                torch.arange(count), torch.randint(VIEWS_AT_ONCE, (count,), generator=generator)
-            ]
-        noise = torch.randn(x0.shape, generator=generator)
-        found = (x0, texts[kind], noise, t)
-        return tuple(x.to(device) for x in (found if single else (*found, cameras[ids])))
+            shown = torch.randint(VIEWS_AT_ONCE, (count,), **own)
+            x0 = x0[torch.arange(count, device=device), shown]
+        noise = torch.randn(x0.shape, **own)
+        return (x0, said, noise, t) if single else (x0, said, noise, t, cameras[ids])
 
     state = run(
         *("multiview", work, model, draw, steps, lr, seed),
         **{"ema": 0.995, "save_every": max(100, steps // 28), "decay_from": 0.5},
-        faster={CAMERA_LAYERS: 4.0},
+        **{"faster": {CAMERA_LAYERS: 8.0}, "replayed": False},
     )
     model.load_state_dict(state)
     write_folder(model.unet, folder, out)

@@ -15,7 +15,7 @@ from threestudio_asd.files import written_whole
 from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.stop import held
-from threestudio_asd.tiny import edition
+from threestudio_asd.tiny import next_edition
 from threestudio_asd.tiny.captions import caption
 from threestudio_asd.tiny.scenes import COLORS, HELD_OUT, OBJECTS
 from threestudio_asd.tiny.train.measure import sample
@@ -93,7 +93,8 @@ def forget_places(folder: Path) -> None:
                 partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _noted(work: Path, stage: str, file: str) -> dict[str, Any]:
+def noted(work: Path, stage: str, file: str) -> dict[str, Any]:
+    """What ``stage`` left in ``work/file``; UserError if it has not run."""
     path = work / file
     if not path.is_file():
         raise UserError(f"publish: there is no {path}; run the stage '{stage}' first.")
@@ -106,8 +107,8 @@ def main(work: Path, out: Path, seed: int = 0, device: str = "cpu") -> None:
     Raises:
         UserError: It is not trained or not measured yet.
     """
-    training = {stage: _noted(work, stage, f"{stage}.json") for stage in ("vae", "diffusion")}
-    measures = _noted(work, "measure", "measures.json")
+    training = {stage: noted(work, stage, f"{stage}.json") for stage in ("vae", "diffusion")}
+    measures = noted(work, "measure", "measures.json")
     source = work / "tiny-shapes"
     forget_places(source)
     pipe = StableDiffusionPipeline.from_pretrained(source, safety_checker=None).to(device)
@@ -126,9 +127,8 @@ def main(work: Path, out: Path, seed: int = 0, device: str = "cpu") -> None:
         samples=known["samples"],
         table=measures_table(measures),
     )
-    others = [edition(other) for other in out.glob("tiny-shapes-*") if other != folder]
     report = {
-        "edition": 1 + max(others, default=0),
+        "edition": next_edition(out, folder),
         "judge_accuracy": known["scales"]["4"]["judge"],
         "training": training,
         "measures": measures,

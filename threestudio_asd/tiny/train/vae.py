@@ -56,7 +56,8 @@ def open_residual_branches(vae: AutoencoderKL) -> None:
 
 def random_crop(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """The same ``size`` x ``size`` window of every image."""
-    y, x = torch.randint(images.shape[-1] - size + 1, (2,), generator=generator).tolist()
+    own = {"generator": generator, "device": images.device}
+    y, x = torch.randint(images.shape[-1] - size + 1, (2,), **own).tolist()
     return images[..., y : y + size, x : x + size]
 
 
