@@ -31,7 +31,8 @@ def test_every_key_and_value_of_it_is_accepted():
 def test_it_trains(random_sd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     steps = ("trainer.max_steps=20", "trainer.val_check_interval=20")
-    log, trial = trained(VALUES, random_sd, *steps)
+    short = "system.guidance.inversion_n_steps=3"
+    log, trial = trained(VALUES, random_sd, *steps, short)
     assert {n.removeprefix("train/loss_") for n in log if n.startswith("train/loss_")} == LOSSES
     for name in LOSSES:
         assert len(log[f"train/loss_{name}"]) == 20

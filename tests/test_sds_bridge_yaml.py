@@ -28,6 +28,7 @@ def test_every_key_and_value_of_it_is_accepted():
     assert VALUES["system"]["guidance_type"] == "stable-diffusion-sds-bridge-guidance"
 
 
+@pytest.mark.long
 def test_it_trains_both_stages_and_goes_on_in_the_second(random_sd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     steps = ("trainer.max_steps=20", "trainer.val_check_interval=20", "data.batch_size=1")
@@ -64,8 +65,10 @@ def test_the_values_are_the_files():
 def test_first_losses_are_those_of_the_extension(tmp_path):
     """In both stages."""
     config = EXTENSION / "configs/sds-bridge.yaml"
-    overrides = (*exact(write_model(tmp_path / "model")), "system.guidance.stage_two_start_step=3")
+    overrides = (*exact(write_model(tmp_path / "model")), "system.guidance.stage_two_start_step=2")
+    # The model's vocabulary spells letter by letter, and the extension cuts no prompt.
+    overrides += ("system.prompt_processor.src_modifier=blurry, noisy",)
     both = losses_of_both(
-        tmp_path, THREESTUDIO, config, *overrides, steps=6, extension=EXTENSION.resolve()
+        tmp_path, THREESTUDIO, config, *overrides, steps=4, extension=EXTENSION.resolve()
     )
-    require_equal(*both, steps=6)
+    require_equal(*both, steps=4)
