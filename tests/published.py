@@ -1,5 +1,6 @@
 """Configs that others publish: facts about them, in place of the files themselves."""
 
+import csv
 import importlib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from threestudio_asd.cli.main import PLUGINS
+from threestudio_asd.cli.main import PLUGINS, main
 from threestudio_asd.studio.config.check import check_system
 from threestudio_asd.studio.config.experiment import read_config
 from threestudio_asd.studio.registry import find
@@ -35,11 +36,16 @@ def facts(node: Any, key: str = "") -> Any:
     return f"name {node}" if registered else type(node).__name__
 
 
-def of_file(file: Path) -> dict[str, Any]:
-    """The facts of a file that leaves its prompt open."""
+def resolved(file: Path) -> dict[str, Any]:
+    """The values of a file that leaves its prompt open."""
     cfg = OmegaConf.load(file)
     cfg.system.prompt_processor.prompt = "a red mug"
-    return facts(OmegaConf.to_container(cfg, resolve=True))
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def of_file(file: Path) -> dict[str, Any]:
+    """The facts of a file that leaves its prompt open."""
+    return facts(resolved(file))
 
 
 def experiment(facts: Any) -> Any:
@@ -53,10 +59,38 @@ def experiment(facts: Any) -> Any:
 
 def require_accepted(facts: dict[str, Any]) -> None:
     """Raises what the launcher would of a key, a type or a name."""
+    require_values_accepted(experiment(facts))
+
+
+def require_values_accepted(values: dict[str, Any]) -> None:
+    """The same of a config's own values."""
     for module in (*BUILTINS, *PLUGINS):
         importlib.import_module(module)
-    cfg = read_config(OmegaConf.to_yaml(experiment(facts)), from_string=True)
+    cfg = read_config(OmegaConf.to_yaml(values), from_string=True)
     check_arguments("trainer", pl.Trainer, cfg.trainer)
     check_arguments("checkpoint", ModelCheckpoint, cfg.checkpoint)
     check_system(cfg)
     find(cfg.data_type)(cfg.data)
+
+
+def trained(
+    config: dict[str, Any], model: Path, *overrides: str
+) -> tuple[dict[str, list[float]], Path]:
+    """The log, column -> values, and the trial of a training in the current folder on ``model``,
+    at ``SIZES`` but for ``overrides``."""
+    OmegaConf.save(OmegaConf.create(config), "published.yaml")
+    models = [
+        f"system.{part}.pretrained_model_name_or_path={model}"
+        for part in ("prompt_processor", "guidance")
+    ]
+    settings = (*models, *SIZES, *overrides)
+    assert main(["launch", "--config", "published.yaml", "--train", *settings]) == 0
+    (trial,) = Path.cwd().glob("outputs/*/run")
+    return log_of(trial), trial
+
+
+def log_of(trial: Path) -> dict[str, list[float]]:
+    """Column -> values of a trial's CSV."""
+    (file,) = trial.glob("csv_logs/*/metrics.csv")
+    rows = list(csv.DictReader(file.open()))
+    return {name: [float(r[name]) for r in rows if r[name]] for name in rows[0]}

@@ -3,35 +3,18 @@
 Its Python dependencies must be there too: pip install threestudio-asd[upstream].
 """
 
-import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from both_hosts import ROOT, losses_of_both, require_equal, run
 from contract.compare import committed, differences, read
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parent.parent
 CHECKOUT = os.environ.get("THREESTUDIO_PATH", "")
 
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="THREESTUDIO_PATH is not set")
-
-
-def run(arguments: list[str], folder: Path) -> str:
-    """Output of a Python process that sees no CUDA; fails if it does."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 def test_facts_are_those_of_the_checkout(tmp_path):
@@ -91,34 +74,8 @@ def trained(stage: str, overrides: list[str], folder: Path) -> Path:
     return trial
 
 
-def losses(folder: Path, launcher: list[str], *overrides: str) -> dict[str, list[float]]:
-    """Column -> values per step of a training in ``folder`` with ``launcher``."""
-    config = ROOT / "configs" / "tiny" / "asd-nerf.yaml"
-    sizes = ["width=32", "height=32", "eval_width=16", "eval_height=16", "n_test_views=1"]
-    steps = ["system.prompt_processor.prompt=a red mug", f"exp_root_dir={folder}"]
-    steps += ["use_timestamp=false", "trainer.val_check_interval=100"]
-    sizes = [f"data.{size}" for size in sizes]
-    run([*launcher, "--config", str(config), "--train", *steps, *sizes, *overrides], folder)
-    (table,) = folder.glob("*/*/csv_logs/version_0/metrics.csv")
-    with table.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["train/loss_asd"]]
-    return {k: [float(row[k]) for row in rows] for k in rows[0] if k.startswith("train/loss")}
-
-
 def test_first_losses_are_those_of_the_bundled_host(tmp_path):
-    for name in ("start", "bundled", "upstream"):
-        (tmp_path / name).mkdir()
-    launch = [str(ROOT / "launch.py")]
-    losses(tmp_path / "start", launch, "trainer.max_steps=1")
-    (weights,) = tmp_path.glob("start/*/*/ckpts/last.ckpt")
-    same = ["trainer.max_steps=20", f"system.weights={weights}", "system.loss.lambda_sparsity=50"]
-    bundled = losses(tmp_path / "bundled", launch, *same)
-    pinned = [str(ROOT / "tests/contract/pinned_run.py"), CHECKOUT]
-    upstream = losses(tmp_path / "upstream", pinned, *same)
+    config = ROOT / "configs" / "tiny" / "asd-nerf.yaml"
+    bundled, upstream = losses_of_both(tmp_path, CHECKOUT, config, "system.loss.lambda_sparsity=50")
     assert {"train/loss_asd", "train/loss_lora", "train/loss_sparsity"} <= bundled.keys()
-    assert bundled.keys() == upstream.keys()
-    for name, values in bundled.items():
-        assert len(values) == 20
-        # The critic's loss crosses zero.
-        size = max(map(abs, values))
-        assert upstream[name] == pytest.approx(values, rel=1e-4, abs=1e-4 * size), name
+    require_equal(bundled, upstream)

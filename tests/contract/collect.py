@@ -30,9 +30,11 @@ ENTRIES = (
     "nvdiff-rasterizer",
     "prolificdreamer-system",
     "random-camera-datamodule",
+    "sdi-system",
     "solid-color-background",
     "stable-diffusion-guidance",
     "stable-diffusion-prompt-processor",
+    "stable-diffusion-sdi-guidance",
     "stable-diffusion-vsd-guidance",
     "tetrahedra-sdf-grid",
 )

@@ -54,10 +54,11 @@ PLUGIN = {
     *("asd-2d-system", "asd-system", "nerf-system-asd", "random-grey-background"),
     *("stable-diffusion-asd-guidance", "truth-pixels-guidance", "truth-score-guidance"),
 }
-# threestudio-mvdream's names, which are no part of threestudio itself.
+# Names of threestudio-mvdream and threestudio-sds-bridge, which are no part of threestudio itself.
 EXTENSION = {
     *("mvdream-multiview-diffusion-guidance", "mvdream-neural-environment-map-background"),
-    *("mvdream-random-multiview-camera-datamodule", "mvdream-system"),
+    *("mvdream-random-multiview-camera-datamodule", "mvdream-system", "sds-bridge-system"),
+    *("stable-diffusion-sds-bridge-guidance", "stable-diffusion-sds-bridge-prompt-processor"),
 }
 
 

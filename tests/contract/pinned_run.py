@@ -1,13 +1,17 @@
 """``launch.py`` of a checkout with the random numbers that the bundled host would draw.
 
-    python tests/contract/pinned_run.py CHECKOUT --config ... --train key=value ...
+    python pinned_run.py CHECKOUT [--extension FOLDER] --config ... --train key=value ...
+
+An extension is imported as launch.py imports those in ``custom/``.
 
 threestudio draws everything from the global generators; the bundled host makes batch k a function
 of seed and k. Here threestudio's generators are seeded so before each camera batch and each
-training step, and its slip at step 0 (cameras that start from the evaluation view) is mended, so
-that what remains of a difference between both hosts is a difference of the programs.
+training step, in which Python's random numbers are torch's, and its slip at step 0 (cameras that
+start from the evaluation view) is mended, so that what remains of a difference between both hosts
+is a difference of the programs.
 """
 
+import importlib.util
 import itertools
 import os
 import random
@@ -27,6 +31,16 @@ def mixed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
+def drawn() -> float:
+    return float(torch.rand(()))
+
+
+def load(extension: Path) -> None:
+    spec = importlib.util.spec_from_file_location(extension.name, extension / "__init__.py")
+    module = sys.modules[extension.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
 def pin(checkout: Path) -> None:
     upstream_run.prepare(checkout)
     from threestudio.data.uncond import RandomCameraIterableDataset
@@ -39,7 +53,7 @@ def pin(checkout: Path) -> None:
         self.elevation_range, self.azimuth_range = self.cfg.elevation_range, self.cfg.azimuth_range
         state, coin = torch.get_rng_state(), random.random
         torch.manual_seed(mixed(SEED, next(cameras)))
-        random.random = lambda: float(torch.rand(()))
+        random.random = drawn
         try:
             return collate(self, batch)
         finally:
@@ -47,6 +61,7 @@ def pin(checkout: Path) -> None:
             torch.set_rng_state(state)
 
     def pinned_start(self, batch, batch_idx, unused=0):
+        random.random = drawn
         torch.manual_seed(mixed(SEED, next(steps), STEP_STREAM))
         batch_start(self, batch, batch_idx, unused)
 
@@ -57,6 +72,9 @@ def pin(checkout: Path) -> None:
 if __name__ == "__main__":
     os.chdir(sys.argv.pop(1))
     pin(Path.cwd())
+    if sys.argv[1] == "--extension":
+        load(Path(sys.argv.pop(2)))
+        sys.argv.pop(1)
     upstream_run.prepare = lambda checkout: None
     sys.exit(upstream_run.main())
 if __name__ == "__mp_main__":

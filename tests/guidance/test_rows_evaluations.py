@@ -13,6 +13,9 @@ TABLE = {
     ("sds-bridge", False): (2, 0, 1),
     ("sds-bridge", True): (2, 0, 1),
     ("sds-bridge-3d", False): (2, 0, 1),
+    ("sds-bridge-first", False): (2, 0, 1),
+    ("sds-bridge-first", True): (4, 0, 1),
+    ("sdi-drawn", True): (4, 0, 1),
     ("dds", False): (4, 0, 1),
     ("dds", True): (6, 0, 1),
     # The critic that is trained, and the one that the generator asks with and without the camera.

@@ -133,8 +133,7 @@ def _two_d(case: Case, x: Tensors, weights: Tensors) -> Tensors:
 def _bridge_3d(case: Case, x: Tensors, weights: Tensors) -> Tensors:
     weighting, clip = case["weighting_strategy"], case["grad_clip_value"]
     if case["stage"] == 1:
-        assert weighting == "uniform"  # times sigma^2, whatever the strategy
-        name, weighting, texts = "sds", "sds", {"null": "uncond", "cond": "target"}
+        name, texts = "sds-bridge-first", {"null": "uncond", "cond": "target"}
     else:
         name, texts = "sds-bridge-3d", {"bridge_source": "source", "bridge_target": "target"}
     options = {"weighting": WEIGHTINGS[weighting], "clip": clip}

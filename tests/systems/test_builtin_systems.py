@@ -56,6 +56,24 @@ def test_prolificdreamer_trains_scene_and_critic(vsd, logged, trial):
     assert moved and all(value.abs().max() > 0 for value in moved)
 
 
+def test_what_the_sdi_system_needs_is_told(launch, capsys):
+    drop, sdi = ("system.stage",), "system_type=sdi-system"
+    options = (*SMALL, sdi, "system.loss.lambda_convex=1")
+    for override, message in (
+        ("system.convexity_res=1", "system.convexity_res must be at least 2"),
+        ("system.loss.lambda_sds=1", "lambda_convex needs a picture of normals"),
+    ):
+        assert launch(*options, override, config="tiny/sds-nerf.yaml", drop=drop) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_sdi_system_takes_another_guidance(launch, logged, trial):
+    options = (*SMALL, "system_type=sdi-system", "trainer.val_check_interval=2")
+    assert launch(*options, config="tiny/sds-nerf.yaml", drop=("system.stage",)) == 0
+    assert "train/loss_sds" in logged() and "train/loss_convexity" not in logged()
+    assert (trial / "save/it2-0.png").is_file()
+
+
 @pytest.mark.slow
 def test_the_asd_system_takes_threestudios_sds(launch, logged, trial):
     options = ("system.guidance_update=true", "system.warmup_iter=2", "system.guidance_eval=true")

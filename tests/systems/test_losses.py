@@ -8,6 +8,7 @@ import torch
 from threestudio_asd.errors import UserError
 from threestudio_asd.systems.guided import guidance_losses, log_weights
 from threestudio_asd.systems.losses import (
+    convexity_loss,
     eikonal_loss,
     opaque_loss,
     orientation_loss,
@@ -66,6 +67,28 @@ def test_eikonal_is_zero_for_unit_gradients():
     # d/dg (|g| - 1)^2 / 2 = (|g| - 1) g / |g|
     expected = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     torch.testing.assert_close(gradient.grad, expected, atol=1e-6, rtol=0)
+
+
+def turning(dx, dy, size=16):
+    """A picture of unit vectors that turn by ``dx`` a pixel to the right and ``dy`` downwards."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    angle = dx * x + dy * y
+    return torch.stack([angle.cos(), angle.sin(), torch.zeros(size, size)], dim=-1)[None]
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.1, 0.0), (0.0, 0.2), (-0.1, 0.05)])
+def test_convexity_is_by_how_much_neighbours_turn(dx, dy):
+    """At the picture's own size: the sine of the angle from left to right, and from below up."""
+    loss = convexity_loss(turning(dx, dy), 16).item()
+    assert loss == pytest.approx(-(math.sin(dx) - math.sin(dy)), abs=1e-5)
+
+
+def test_convexity_is_of_a_smaller_picture():
+    """Halves: means of two pixels, which are shorter by cos(dx / 2) and two pixels apart."""
+    dx = 0.1
+    loss = convexity_loss(turning(dx, 0.0), 8).item()
+    assert loss == pytest.approx(-math.sin(2 * dx) * math.cos(dx / 2) ** 2, abs=1e-5)
+    assert convexity_loss(torch.ones(2, 32, 32, 3), 8).item() == 0.0
 
 
 class FakeSystem:

@@ -6,6 +6,6 @@ from threestudio_asd.systems import asd, asd_2d, random_grey
 __all__ = ["asd", "asd_2d", "random_grey"]
 
 if host.NAME == "bundled":  # threestudio has its own of these names
-    from threestudio_asd.systems import builtin
+    from threestudio_asd.systems import builtin, sdi
 
-    __all__ += ["builtin"]
+    __all__ += ["builtin", "sdi"]

@@ -1,5 +1,5 @@
-"""``dreamfusion-system`` and ``prolificdreamer-system``, threestudio's, and ``mvdream-system``, its
-extension's: on the bundled host alone.
+"""``dreamfusion-system`` and ``prolificdreamer-system``, threestudio's, and its extensions'
+``mvdream-system`` and ``sds-bridge-system``: on the bundled host alone.
 
 The same losses and pictures as ``asd-system``; any guidance fits.
 """
@@ -75,3 +75,8 @@ class ProlificDreamer(TextTo3DSystem):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         return {"loss": self.guide(self(batch), batch)[0]}
+
+
+@host.register("sds-bridge-system")
+class SDSBridge(ProlificDreamer):
+    """The same under threestudio-sds-bridge's name (SDS-Bridge, arXiv:2406.09417)."""

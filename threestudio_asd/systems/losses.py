@@ -1,6 +1,7 @@
 """Regularisers of the coarse (NeRF) stage, as threestudio's systems define them."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,3 +44,20 @@ def eikonal_loss(sdf_grad: Float[Tensor, "*N 3"]) -> Float[Tensor, ""]:
     """mean (|grad f| - 1)^2: keeps a field f a signed distance (Gropp et al. 2020,
     arXiv:2002.10099, eq. 2)."""
     return (torch.linalg.vector_norm(sdf_grad, dim=-1) - 1.0).square().mean()
+
+
+def convexity_loss(normals: Float[Tensor, "B H W 3"], resolution: int) -> Float[Tensor, ""]:
+    """How much the surface bends inwards, by a picture of its normals.
+
+        -mean (left x right)_z - mean (below x above)_z
+
+    over neighbours in the picture at ``resolution`` pixels a side, at least 2. (SDI,
+    arXiv:2405.15891, as its code has it: of the picture, whose colours are (n + 1) / 2 times the
+    opacity.)
+    """
+    size = (resolution, resolution)
+    rows = F.interpolate(normals.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
+    small = rows.permute(0, 2, 3, 1)
+    across = torch.linalg.cross(small[:, :, :-1], small[:, :, 1:])
+    upwards = torch.linalg.cross(small[:, 1:], small[:, :-1])
+    return -(across[..., 2].mean() + upwards[..., 2].mean())

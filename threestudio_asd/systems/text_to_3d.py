@@ -147,8 +147,11 @@ class TextTo3DSystem(host.BaseLift3DSystem):
         )
 
     def _save_view(self, batch: dict[str, Any], filename: str, phase: str) -> None:
-        """Colours and normals where there are any, and opacity, side by side."""
-        out = self(batch)
+        """What :meth:`view` shows of the batch's scene, side by side."""
+        self._save_row(self.view(self(batch)), filename, phase)
+
+    def view(self, out: dict[str, Any]) -> list[dict[str, Any]]:
+        """Colours and normals where there are any, and opacity, of the first render of ``out``."""
         images = []
         if "comp_rgb" in out:
             kwargs = {"data_format": "HWC"}
@@ -159,4 +162,7 @@ class TextTo3DSystem(host.BaseLift3DSystem):
         kwargs = {"cmap": None, "data_range": (0, 1)}
         opacity = out["opacity"][0, :, :, 0]
         images.append({"type": "grayscale", "img": opacity, "kwargs": kwargs})
+        return images
+
+    def _save_row(self, images: list[dict[str, Any]], filename: str, phase: str) -> None:
         self.save_image_grid(filename, images, name=f"{phase}_step", step=self.true_global_step)

@@ -23,7 +23,11 @@ denoised picture, following it is DDIM sampling.
 - takes the mean over all entries for its loss, so that the gradient is 1 / (B C H W) of the
   difference; and batches of one. Here each item has its own t, and those that still go on are asked
   about together.
+
+``sdi-drawn`` is the same with drawn noise in place of the inversion: SDS in x_0 units.
 """
+
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -115,3 +119,4 @@ SDI = register_method(
         reduction="mean",
     )
 )
+SDI_DRAWN = register_method(replace(SDI, name="sdi-drawn", noising="gaussian"))

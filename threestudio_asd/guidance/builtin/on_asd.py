@@ -1,5 +1,6 @@
 """What the guidances with names and keys of others share: ours, with those keys that it has."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -32,11 +33,12 @@ def translated(cfg: Any, **changes: Any) -> dict[str, Any]:
             raise UserError(
                 f"system.guidance.{key} is not implemented ({remark}); set it to false."
             )
-    if cfg.get("sqrt_anneal") and cfg.trainer_max_steps < 1:
-        raise UserError(
-            "system.guidance.trainer_max_steps must be at least 1 with sqrt_anneal; "
-            f"got {cfg.trainer_max_steps}."
-        )
+    for key in ("sqrt_anneal", "t_anneal"):
+        if cfg.get(key) and cfg["trainer_max_steps"] < 1:
+            raise UserError(
+                f"system.guidance.trainer_max_steps must be at least 1 with {key}; "
+                f"got {cfg['trainer_max_steps']}."
+            )
     # The wrapper's weights are not the inner guidance's.
     shared = {key: cfg[key] for key in cfg if key in _OURS - {"weights"}}
     return shared | changes
@@ -70,22 +72,28 @@ class OnASD:
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """``sqrt_anneal``; ``self.asd``, which is updated first, follows the other schedules."""
+        if self.cfg.get("sqrt_anneal"):
+            self.anneal(sqrt_annealed, epoch, global_step)
+
+    def anneal(
+        self, annealed: Callable[[float, float, float], float], epoch: int, global_step: int
+    ) -> None:
+        """One t for all items of a step, from the maximum to the minimum in ``trainer_max_steps``
+        steps, by ``annealed``: (minimum, maximum, progress) -> the fraction of T."""
         cfg = self.cfg
-        if not cfg.get("sqrt_anneal"):
-            return
         # A schedule's second item, as in threestudio.
         is_schedule = isinstance(cfg.max_step_percent, ListConfig)
         high = cfg.max_step_percent[1] if is_schedule else cfg.max_step_percent
         low = host.C(cfg.min_step_percent, epoch, global_step)
-        percent = sqrt_annealed(float(low), float(high), global_step / cfg.trainer_max_steps)
+        percent = annealed(float(low), float(high), global_step / cfg.trainer_max_steps)
         self.asd.set_min_max_steps(percent, percent)
 
 
+def linearly_annealed(low: float, high: float, progress: float) -> float:
+    """From ``high`` to ``low``, where it stays: low + (high - low) (1 - progress)."""
+    return low + (high - low) * (1.0 - min(progress, 1.0))
+
+
 def sqrt_annealed(low: float, high: float, progress: float) -> float:
-    """The timestep's fraction of T: from ``high`` to ``low`` with the root of ``progress``.
-
-        low + (high - low) (1 - sqrt(progress))
-
-    One t for all items of a step. (HiFA, arXiv:2305.18766.)
-    """
-    return low + (high - low) * (1.0 - min(progress, 1.0) ** 0.5)
+    """The same with the root of ``progress`` in its place. (HiFA, arXiv:2305.18766.)"""
+    return linearly_annealed(low, high, min(progress, 1.0) ** 0.5)

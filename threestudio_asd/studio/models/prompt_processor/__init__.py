@@ -3,6 +3,9 @@
 from threestudio_asd.studio.models.prompt_processor.base import PromptProcessor
 from threestudio_asd.studio.models.prompt_processor.directions import DirectionConfig
 from threestudio_asd.studio.models.prompt_processor.output import PromptProcessorOutput
+from threestudio_asd.studio.models.prompt_processor.sds_bridge import (
+    SDSBridgePromptProcessor,
+)
 from threestudio_asd.studio.models.prompt_processor.stable_diffusion import (
     StableDiffusionPromptProcessor,
 )
@@ -11,5 +14,6 @@ __all__ = [
     "DirectionConfig",
     "PromptProcessor",
     "PromptProcessorOutput",
+    "SDSBridgePromptProcessor",
     "StableDiffusionPromptProcessor",
 ]

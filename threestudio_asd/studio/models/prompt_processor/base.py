@@ -4,6 +4,7 @@ import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +71,7 @@ class PromptProcessor(BaseObject):
             name_first=cfg.view_dependent_prompt_front,
         )
         self.direction2idx = {d.name: i for i, d in enumerate(self.directions)}
-        self.prompt, self.negative_prompt = self._prompt(), cfg.negative_prompt
+        self.prompt, self.negative_prompt = prompt_of(cfg), cfg.negative_prompt
         self.prompts_vd = self._prompts_vd()
         self.negative_prompts_vd = [
             d.negative_prompt(self.negative_prompt) for d in self.directions
@@ -114,17 +115,6 @@ class PromptProcessor(BaseObject):
         self.text_embeddings_vd = stack(self.prompts_vd)
         self.uncond_text_embeddings_vd = stack(self.negative_prompts_vd)
 
-    def _prompt(self) -> str:
-        missing = OmegaConf.is_missing(self.cfg, "prompt") or not self.cfg.prompt.strip()
-        if missing:
-            raise UserError(
-                'There is no prompt: add system.prompt_processor.prompt="a red mug" to the '
-                "command line or the config."
-            )
-        if self.cfg.prompt.startswith("lib:"):
-            return _from_library(self.cfg.prompt.removeprefix("lib:"))
-        return self.cfg.prompt
-
     def _prompts_vd(self) -> list[str]:
         names = [d.name for d in self.directions]
         given = {name: self.cfg[f"prompt_{name}"] for name in names}
@@ -140,6 +130,21 @@ class PromptProcessor(BaseObject):
         worded = [d.prompt(p) for d, p in zip(self.directions, prompts, strict=True)]
         info("Debiased prompts: " + ", ".join(f"[{prompt}]" for prompt in worded))
         return worded
+
+
+def prompt_of(cfg: Any) -> str:
+    """The prompt that ``cfg`` gives or names (lib:...).
+
+    Raises UserError if there is none.
+    """
+    if OmegaConf.is_missing(cfg, "prompt") or not cfg.prompt.strip():
+        raise UserError(
+            'There is no prompt: add system.prompt_processor.prompt="a red mug" to the '
+            "command line or the config."
+        )
+    if cfg.prompt.startswith("lib:"):
+        return _from_library(cfg.prompt.removeprefix("lib:"))
+    return cfg.prompt
 
 
 def _from_library(keywords: str) -> str:
