@@ -13,16 +13,6 @@ from threestudio_asd.tiny import model_folder
 
 
 @dataclass
-class FakeConfig:
-    """The section ``fake``: the trained score of the generator's pictures."""
-
-    lora_rank: int = 0
-    """0: a UNet of its own. Above: a LoRA of that rank on the teacher's UNet, the one in memory."""
-    lora_alpha: float | None = None
-    """By default the rank."""
-
-
-@dataclass
 class OneStepConfig:
     """The keys of a training."""
 
@@ -41,10 +31,12 @@ class OneStepConfig:
     reals: RealsConfig = field(default_factory=RealsConfig)
     captions: str | None = None
     """A text file with a caption on each line, or ``world``; by default those of ``reals``."""
-    fake: FakeConfig = field(default_factory=FakeConfig)
-    half_precision_weights: bool = False
-    """On CUDA, the teacher in half precision, and the trained networks with half-precision passes
-    of single-precision weights."""
+    fake_rank: int = 0
+    """0: the fake network is a copy of the teacher's. Above: a LoRA of that rank on the teacher's
+    own, which is in memory once."""
+    precision: str = "fp32"
+    """On CUDA, of the teacher's weights and of all passes: fp32 or bf16. What is trained has
+    weights in fp32."""
     save_every: int = 100
     """Steps between checkpoints, from which the same command goes on."""
     pieces: int = 2

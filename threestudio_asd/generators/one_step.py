@@ -60,6 +60,7 @@ class OneStepGenerator:
         schedule: The teacher's.
         init_timestep: T, from 1 on.
         prediction_type: What the UNet states, of ``distill.prediction_types``.
+        compute: The precision of passes, where it is not that of the weights (autocast).
 
     Raises:
         UserError: T is no level of the schedule, or one at which an epsilon says nothing of x_0.
@@ -69,6 +70,7 @@ class OneStepGenerator:
     schedule: DiscreteSchedule
     init_timestep: int = INIT_TIMESTEP
     prediction_type: str = "epsilon"
+    compute: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
@@ -139,14 +141,15 @@ class OneStepGenerator:
         return x
 
     def _predict(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """In the precision of the weights; the rest of the arithmetic in that of ``x_t``."""
-        dtype = next(self.unet.parameters()).dtype
+        """In the network's precision; the rest of the arithmetic in that of ``x_t``."""
+        dtype, place = next(self.unet.parameters()).dtype, x_t.device.type
 
         def run(x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
             return self.unet(x_t, t, encoder_hidden_states=text).sample
 
         rows = x_t.to(dtype), t, text.to(dtype)
-        return map_batch(run, *rows, parameters=trained(self.unet)).to(x_t.dtype)
+        with torch.autocast(place, self.compute, enabled=self.compute is not None):
+            return map_batch(run, *rows, parameters=trained(self.unet)).to(x_t.dtype)
 
     def save(
         self,

@@ -7,6 +7,7 @@ methods without an adversarial term.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,15 +18,15 @@ from torch import Tensor
 
 from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.cache import autoencoder_hash, kept
-from threestudio_asd.generators.captions import (
+from threestudio_asd.generators.data.cache import autoencoder_hash, kept
+from threestudio_asd.generators.data.captions import (
     Captions,
     kinds_of,
     listed_captions,
     named_captions,
     world_captions,
 )
-from threestudio_asd.generators.pictures import captioned, read_pictures
+from threestudio_asd.generators.data.pictures import captioned, read_pictures
 from threestudio_asd.generators.samples import teacher_latents
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
@@ -70,62 +71,58 @@ class RealsConfig:
     """Of the teacher's samples."""
 
 
-#: (section ``reals``, teacher, captions or None) -> pictures with captions, or None.
-Build = Callable[[Any, StableDiffusionTeacher, Captions | None], Reals | None]
-REALS: Registry[Build] = Registry("reals.type")
+@dataclass(frozen=True)
+class Source:
+    """A kind of real pictures: a row of ``REALS``.
+
+    Args:
+        captions: ``(section reals, teacher) ->`` the captions of its pictures, without these; or
+            None where it has none of its own.
+        pictures: ``(section reals, teacher, captions) ->`` the pictures with their captions; None
+            for none. Captions that the config names are handed on to it.
+    """
+
+    captions: Callable[[Any, StableDiffusionTeacher], Captions | None]
+    pictures: Callable[[Any, StableDiffusionTeacher, Captions], Reals | None]
 
 
-def register_reals(name: str) -> Callable[[Build], Build]:
-    """Decorator: register a source of real pictures under ``name``."""
-
-    def register(build: Build) -> Build:
-        REALS.add(name, build)
-        return build
-
-    return register
+REALS: Registry[Source] = Registry("reals.type")
 
 
 def sources(
-    cfg: Any, captions: str | None, teacher: StableDiffusionTeacher
+    cfg: Any, captions: str | None, teacher: StableDiffusionTeacher, needed: bool = True
 ) -> tuple[Reals | None, Captions]:
-    """The real pictures that ``cfg``, a :class:`RealsConfig`, describes, and the captions of fakes.
+    """The real pictures that ``cfg``, a :class:`RealsConfig`, describes, and the captions of
+    generated ones.
 
     Args:
         captions: A text file with a caption on each line, or ``world``; by default those of the
             pictures.
+        needed: Without it no pictures are made; their captions are.
 
     Raises:
-        UserError: What is named cannot be had, or there are neither pictures nor captions.
+        UserError: What is named cannot be had, or there are no captions.
     """
-    build = REALS.get(cfg.type)
-    said = None if captions is None else named_captions(captions, teacher)
-    reals = build(cfg, teacher, said)
-    if said is None and reals is None:
+    source = REALS.get(cfg.type)
+    if captions is not None:
+        said = named_captions(captions, teacher)
+    elif (said := source.captions(cfg, teacher)) is None:
         raise UserError(
             f"reals.type={cfg.type} brings no captions: name a text file with one on each line, "
             "captions=captions.txt, or captions=world in the embedded world."
         )
-    return reals, said or reals.captions
+    return source.pictures(cfg, teacher, said) if needed else None, said
 
 
-@register_reals("none")
-def none(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> None:
-    """No pictures."""
+def _captions_of_world(cfg: Any, teacher: StableDiffusionTeacher) -> Captions:
+    _require_world(teacher)
+    return world_captions(teacher)
 
 
-@register_reals("world")
-def world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
-    """``count`` renders of the embedded world; held-out pairs are not among them.
-
-    Raises:
-        UserError: The teacher is not of that world's size.
-    """
+def _world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Reals:
+    """``count`` renders of the embedded world; held-out pairs are not among them."""
     _require_count(cfg.count)
-    if teacher.image_size != EVAL_SIZE:
-        raise UserError(
-            f"reals.type=world has pictures of {EVAL_SIZE} pixels and the teacher draws "
-            f"{teacher.image_size}: choose the embedded model, or reals.type=folder."
-        )
+    _require_world(teacher)
 
     def make() -> dict[str, Tensor]:
         renders = build(cfg.count, RENDER_SEED, training_pairs(), 0.0)
@@ -138,16 +135,17 @@ def world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) 
     return Reals(found.images, world_captions(teacher, kinds_of(found)))
 
 
-@register_reals("folder")
-def folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
-    """The pictures of a folder (:mod:`.pictures`).
+def _captions_of_folder(cfg: Any, teacher: StableDiffusionTeacher) -> Captions:
+    return listed_captions(list(_captioned(cfg).values()), teacher)
+
+
+def _folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Reals:
+    """The pictures of a folder (:mod:`.data.pictures`).
 
     Raises:
         UserError: The folder is not as it should be, or none of its pictures can be read.
     """
-    if cfg.folder is None:
-        raise UserError("reals.type=folder needs reals.folder=..., the folder of pictures.")
-    texts = captioned(cfg.folder)
+    texts = _captioned(cfg)
     files = sorted(texts)
 
     def make() -> dict[str, Any]:
@@ -168,14 +166,25 @@ def folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None)
     return Reals(found["latents"], listed_captions([texts[files[i]] for i in which], teacher))
 
 
-@register_reals("teacher")
-def teacher(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
-    """``count`` samples of the teacher: of the captions given, else of the embedded world's."""
+def _captioned(cfg: Any) -> dict[Path, str]:
+    if cfg.folder is None:
+        raise UserError("reals.type=folder needs reals.folder=..., the folder of pictures.")
+    return captioned(cfg.folder)
+
+
+def _samples(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Reals:
+    """``count`` samples of the teacher."""
     _require_count(cfg.count)
-    rng, said = Random(cfg.seed), captions or world_captions(teacher)
-    texts = said.say([rng.randrange(said.count) for _ in range(cfg.count)], rng)
+    rng = Random(cfg.seed)
+    texts = captions.say([rng.randrange(captions.count) for _ in range(cfg.count)], rng)
     latents = teacher_latents(teacher, texts, cfg.scale, cfg.seed)
     return Reals(latents, listed_captions(texts, teacher))
+
+
+REALS.add("none", Source(lambda cfg, teacher: None, lambda cfg, teacher, captions: None))
+REALS.add("world", Source(_captions_of_world, _world))
+REALS.add("folder", Source(_captions_of_folder, _folder))
+REALS.add("teacher", Source(lambda cfg, teacher: None, _samples))
 
 
 def encoder(teacher: StableDiffusionTeacher) -> Callable[[Tensor], Tensor]:
@@ -187,6 +196,14 @@ def encoder(teacher: StableDiffusionTeacher) -> Callable[[Tensor], Tensor]:
         return means.encode(images.to(teacher.schedule.device)).cpu()
 
     return encode
+
+
+def _require_world(teacher: StableDiffusionTeacher) -> None:
+    if teacher.image_size != EVAL_SIZE:
+        raise UserError(
+            f"reals.type=world has pictures of {EVAL_SIZE} pixels and the teacher draws "
+            f"{teacher.image_size}: choose the embedded model, or reals.type=folder."
+        )
 
 
 def _require_count(count: int) -> None:

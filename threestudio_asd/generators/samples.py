@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.inversion import follow
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.cache import kept
+from threestudio_asd.generators.data.cache import kept
 from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
+from threestudio_asd.scene.images import image_grid
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
@@ -70,7 +72,7 @@ def teacher_latents(
     """Samples of the teacher for the captions, on the CPU; read back if they were drawn before."""
 
     def make() -> Tensor:
-        noise = _noise(teacher.latent_shape, len(captions), seed)
+        noise = draw_noise(teacher.latent_shape, len(captions), seed)
         device, null = teacher.schedule.device, teacher.embed_text([""])
         found = []
         for ids in track(_batches(len(captions), batch), f"teacher, scale {scale:g}"):
@@ -98,7 +100,7 @@ def generator_latents(
     Args:
         teacher: The model that embeds captions.
     """
-    noise = _noise(generator.latent_shape, len(captions), seed)
+    noise = draw_noise(generator.latent_shape, len(captions), seed)
     device = teacher.schedule.device
     later = torch.Generator().manual_seed(seed + 1)  # of the steps after the first
     found = []
@@ -117,8 +119,17 @@ def decoded(
     return torch.cat([teacher.decode(x.to(device)).cpu() for x in latents.split(batch)])
 
 
-def _noise(shape: tuple[int, int, int], count: int, seed: int) -> Tensor:
-    """The same on every device and in every batch."""
+def sheet(images: Float[Tensor, "N 3 H W"], columns: int) -> Image.Image:
+    """Pictures in [0, 1] in rows of ``columns``."""
+    parts = [
+        {"type": "rgb", "img": image, "kwargs": {"data_format": "CHW"}} for image in images.numpy()
+    ]
+    rows = [[parts[i] for i in ids] for ids in _batches(len(parts), columns)]
+    return Image.fromarray(image_grid(rows))
+
+
+def draw_noise(shape: tuple[int, int, int], count: int, seed: int) -> Float[Tensor, "N C h w"]:
+    """Standard normal, on the CPU: the same for every device and in every batch."""
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,4 +1,4 @@
-"""What takes minutes to make and is the same each time: latents of pictures, samples of teachers."""
+"""What takes minutes to make and is the same each time: latents of pictures, teachers' samples."""
 
 import hashlib
 import json
