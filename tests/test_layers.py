@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "distill": {"errors", "registry"},
     "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
-    "critics": {"errors", "registry", "distill", "teachers"},
+    "critics": {"errors", "registry", "parallel", "distill", "teachers"},
     # Noise that outlives a step: the state beside distill's arithmetic, on the kernels.
     "fields": {"errors", "registry", "kernels", "distill"},
     "tiny": {"errors", "files", "parallel", "stop", "pretrained", "scene", "distill", "teachers"},
@@ -56,6 +56,11 @@ ALLOWED = {
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
+    # One-step generators: trained, sampled, measured.
+    "generators": {
+        *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
+        *("scene", "distill", "teachers", "critics", "tiny"),
+    },
     "cli": {
         *(
             "cores",
@@ -69,6 +74,7 @@ ALLOWED = {
             "pretrained",
         ),
         *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
+        "generators",
     },
 }
 # The same among the rooms of the two largest layers.

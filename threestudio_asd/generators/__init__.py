@@ -1,0 +1,1 @@
+"""One-step generators: trained from a teacher by the rows of ``distill.one_step``."""
