@@ -21,7 +21,7 @@ ALLOWED = {
     # What must be installed; setup.py reads it too.
     "requirements": set(),
     # Finding and reading models and weights that others trained; for studio and for teachers.
-    "pretrained": {"errors", "homes"},
+    "pretrained": {"errors", "files", "homes"},
     # How many cores there are, without torch; pieces of a batch in threads.
     "cores": set(),
     "parallel": {"errors", "cores"},
@@ -56,10 +56,9 @@ ALLOWED = {
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
-    # One-step generators: trained, sampled, measured.
     "generators": {
         *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
-        *("scene", "distill", "teachers", "critics", "tiny"),
+        *("scene", "studio", "distill", "teachers", "critics", "tiny", "compare"),
     },
     "cli": {
         *(

@@ -1,1 +1,1 @@
-"""One-step generators: trained from a teacher by the rows of ``distill.one_step``."""
+"""Generators of one step: trained from a teacher, saved as ordinary folders, measured beside it."""

@@ -1,0 +1,194 @@
+"""Real pictures as latents, with captions; and the captions of generated ones.
+
+Sources of pictures are rows of a registry: renders of the embedded world, a folder of pictures, the
+teacher's own samples (a control: nothing enters that the teacher does not know), or none, for
+methods without an adversarial term.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.progress import track
+from torch import Tensor
+
+from threestudio_asd import log
+from threestudio_asd.errors import UserError
+from threestudio_asd.generators.cache import autoencoder_hash, kept
+from threestudio_asd.generators.captions import (
+    Captions,
+    kinds_of,
+    listed_captions,
+    named_captions,
+    world_captions,
+)
+from threestudio_asd.generators.pictures import captioned, read_pictures
+from threestudio_asd.generators.samples import teacher_latents
+from threestudio_asd.registry import Registry
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.tiny.dataset import Renders, build
+from threestudio_asd.tiny.render import EVAL_SIZE
+from threestudio_asd.tiny.scenes import WORLD_VERSION, training_pairs
+
+RENDER_SEED = 31  # none of the teacher's, of the judge's or of the measures'
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Reals:
+    """Real pictures with captions: ``latents`` (N, C, h, w) on the CPU; the i-th caption is that of
+    the i-th picture."""
+
+    latents: Float[Tensor, "N C h w"]
+    captions: Captions
+
+    def draw(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B L D"]]:
+        """Latents and the embeddings of their captions, on the teacher's device."""
+        numbers = self.captions.numbers(count, generator)
+        device = self.captions.teacher.schedule.device
+        return self.latents[numbers].to(device), self.captions.embedded(numbers, generator)
+
+
+@dataclass
+class RealsConfig:
+    """The section ``reals`` of a config."""
+
+    type: str = "world"
+    """``world``, ``folder``, ``teacher`` or ``none``."""
+    folder: str | None = None
+    """Of pictures with a ``metadata.jsonl``, for ``folder``."""
+    count: int = 8192
+    """How many renders, or samples of the teacher."""
+    scale: float = 4.0
+    """The guidance scale of the teacher's samples."""
+    seed: int = 0
+    """Of the teacher's samples."""
+
+
+#: (section ``reals``, teacher, captions or None) -> pictures with captions, or None.
+Build = Callable[[Any, StableDiffusionTeacher, Captions | None], Reals | None]
+REALS: Registry[Build] = Registry("reals.type")
+
+
+def register_reals(name: str) -> Callable[[Build], Build]:
+    """Decorator: register a source of real pictures under ``name``."""
+
+    def register(build: Build) -> Build:
+        REALS.add(name, build)
+        return build
+
+    return register
+
+
+def sources(
+    cfg: Any, captions: str | None, teacher: StableDiffusionTeacher
+) -> tuple[Reals | None, Captions]:
+    """The real pictures that ``cfg``, a :class:`RealsConfig`, describes, and the captions of fakes.
+
+    Args:
+        captions: A text file with a caption on each line, or ``world``; by default those of the
+            pictures.
+
+    Raises:
+        UserError: What is named cannot be had, or there are neither pictures nor captions.
+    """
+    build = REALS.get(cfg.type)
+    said = None if captions is None else named_captions(captions, teacher)
+    reals = build(cfg, teacher, said)
+    if said is None and reals is None:
+        raise UserError(
+            f"reals.type={cfg.type} brings no captions: name a text file with one on each line, "
+            "captions=captions.txt, or captions=world in the embedded world."
+        )
+    return reals, said or reals.captions
+
+
+@register_reals("none")
+def none(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> None:
+    """No pictures."""
+
+
+@register_reals("world")
+def world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
+    """``count`` renders of the embedded world; held-out pairs are not among them.
+
+    Raises:
+        UserError: The teacher is not of that world's size.
+    """
+    _require_count(cfg.count)
+    if teacher.image_size != EVAL_SIZE:
+        raise UserError(
+            f"reals.type=world has pictures of {EVAL_SIZE} pixels and the teacher draws "
+            f"{teacher.image_size}: choose the embedded model, or reals.type=folder."
+        )
+
+    def make() -> dict[str, Tensor]:
+        renders = build(cfg.count, RENDER_SEED, training_pairs(), 0.0)
+        chunks, encode = renders.images.split(_BATCH), encoder(teacher)
+        latents = [encode(x.float() / 255) for x in track(chunks, "encoding")]
+        return {**vars(renders), "images": torch.cat(latents)}
+
+    decides = [WORLD_VERSION, autoencoder_hash(teacher.folder), cfg.count, RENDER_SEED]
+    found = Renders(**kept("world", decides, make))
+    return Reals(found.images, world_captions(teacher, kinds_of(found)))
+
+
+@register_reals("folder")
+def folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
+    """The pictures of a folder (:mod:`.pictures`).
+
+    Raises:
+        UserError: The folder is not as it should be, or none of its pictures can be read.
+    """
+    if cfg.folder is None:
+        raise UserError("reals.type=folder needs reals.folder=..., the folder of pictures.")
+    texts = captioned(cfg.folder)
+    files = sorted(texts)
+
+    def make() -> dict[str, Any]:
+        encode, which, latents = encoder(teacher), [], []
+        for numbers, images in read_pictures(files, teacher.image_size, _BATCH):
+            which += numbers
+            latents.append(encode(images))
+        return {"which": which, "latents": torch.cat(latents) if latents else torch.empty(0)}
+
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    decides = [autoencoder_hash(teacher.folder), teacher.image_size, states]
+    found = kept("pictures", decides, make)
+    which = found["which"]
+    if not which:
+        raise UserError(f"None of the {len(files)} pictures in {cfg.folder} can be read.")
+    if len(which) < len(files):
+        log.warn("%d of %d pictures are left out.", len(files) - len(which), len(files))
+    return Reals(found["latents"], listed_captions([texts[files[i]] for i in which], teacher))
+
+
+@register_reals("teacher")
+def teacher(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions | None) -> Reals:
+    """``count`` samples of the teacher: of the captions given, else of the embedded world's."""
+    _require_count(cfg.count)
+    rng, said = Random(cfg.seed), captions or world_captions(teacher)
+    texts = said.say([rng.randrange(said.count) for _ in range(cfg.count)], rng)
+    latents = teacher_latents(teacher, texts, cfg.scale, cfg.seed)
+    return Reals(latents, listed_captions(texts, teacher))
+
+
+def encoder(teacher: StableDiffusionTeacher) -> Callable[[Tensor], Tensor]:
+    """From images (B, 3, H, W) in [0, 1] to the means of their posteriors, on the CPU."""
+    means = StableDiffusionTeacher(teacher.net, teacher.vae, teacher.folder, posterior="mean")
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        return means.encode(images.to(teacher.schedule.device)).cpu()
+
+    return encode
+
+
+def _require_count(count: int) -> None:
+    if count < 1:
+        raise UserError(f"reals.count={count}: at least 1.")
