@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "distill": {"errors", "registry"},
     "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
-    "critics": {"errors", "registry", "distill", "teachers"},
+    "critics": {"errors", "registry", "parallel", "distill", "teachers"},
     # Noise that outlives a step: the state beside distill's arithmetic, on the kernels.
     "fields": {"errors", "registry", "kernels", "distill"},
     "tiny": {"errors", "files", "parallel", "stop", "pretrained", "scene", "distill", "teachers"},
