@@ -81,16 +81,13 @@ def _require_pairs(folder: Path, found: dict[Path, str]) -> None:
         raise UserError(f"The folder {folder} has no pictures ({', '.join(SUFFIXES)}).")
     without, lost = sorted(there - found.keys()), sorted(found.keys() - there)
     told = [
-        f"{len(files)} {name} without {lacks} (such as {files[0].relative_to(folder)})"
-        for name, lacks, files in (
-            ("pictures", "captions", without),
-            ("captions", "pictures", lost),
-        )
+        f"{len(files)} without a {lack} (such as {files[0].relative_to(folder)})"
+        for lack, files in (("caption", without), ("picture", lost))
         if files
     ]
     raise UserError(
         f"The folder {folder} has {len(there)} pictures and {len(found)} captions in its "
-        f"{METADATA}: there are {' and '.join(told)}. Give each picture one caption."
+        f"{METADATA}: {' and '.join(told)}. Give each picture one caption."
     )
 
 

@@ -152,6 +152,12 @@ def evaluate(request: Request) -> Results:
     name = _teacher_name(request, list(notes.values()))
     teacher = _model(find_teacher(name))
     models = {title: _model(folder) for title, folder in zip(notes, request.folders, strict=True)}
+    generators = {
+        title: OneStepGenerator.of(models[title].net, note.init_timestep)
+        for title, note in notes.items()
+    }
+    for generator in generators.values():  # what cannot be is told before minutes of sampling
+        generator.timesteps(max(request.steps))
     truth = held_renders(request.truth)
     shown = Renders(**{key: value[: request.samples] for key, value in vars(truth).items()})
     ruler = Ruler(load_judge(), truth.images.float() / 255)
@@ -175,11 +181,10 @@ def evaluate(request: Request) -> Results:
         evaluations = DDIM_STEPS * (1 if scale == 1.0 else 2)
         series = f"teacher, scale {scale:g}"
         rows.append(measured(series, evaluations, decoded(teacher, latents)))
-    for (title, note), model in zip(notes.items(), models.values(), strict=True):
-        generator = OneStepGenerator.of(model.net, note.init_timestep)
+    for title, generator in generators.items():
         for steps in request.steps:
-            latents = generator_latents(generator, model, captions, steps, request.seed)
-            rows.append(measured(title, steps, decoded(model, latents)))
+            latents = generator_latents(generator, models[title], captions, steps, request.seed)
+            rows.append(measured(title, steps, decoded(models[title], latents)))
     return Results(request, name, notes, rows)
 
 
