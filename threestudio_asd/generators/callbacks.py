@@ -8,14 +8,13 @@ from signal import Signals
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from threestudio_asd import log
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
+from threestudio_asd.generators.samples import sheet
 from threestudio_asd.generators.training import OneStepTraining
-from threestudio_asd.scene.images import image_grid
 from threestudio_asd.stop import Stopped, Watch, drop_lost_streams
 
 PATIENCE = 10  # steps in a row that are not finite
@@ -121,13 +120,9 @@ class Samples(pl.Callback):
     def write(self, training: OneStepTraining, path: Path) -> None:
         """One grid."""
         noise, text = self.noise.to(training.device), self.text.to(training.device)
-        images = self.decode(training.averaged().generate(noise, text)).float().cpu().numpy()
-        parts = [
-            {"type": "rgb", "img": image, "kwargs": {"data_format": "CHW"}} for image in images
-        ]
-        rows = [parts[i : i + self.columns] for i in range(0, len(parts), self.columns)]
+        images = self.decode(training.averaged().generate(noise, text)).float().cpu()
         with written_whole(path) as partial:
-            Image.fromarray(image_grid(rows)).save(partial, format="PNG")
+            sheet(images, self.columns).save(partial, format="PNG")
 
 
 def _tell(signum: Signals) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
 from threestudio_asd import log
@@ -27,7 +26,7 @@ from threestudio_asd.generators.data.captions import (
     world_captions,
 )
 from threestudio_asd.generators.data.pictures import captioned, read_pictures
-from threestudio_asd.generators.samples import teacher_latents
+from threestudio_asd.generators.samples import followed, teacher_latents
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.dataset import Renders, build
@@ -127,7 +126,7 @@ def _world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Rea
     def make() -> dict[str, Tensor]:
         renders = build(cfg.count, RENDER_SEED, training_pairs(), 0.0)
         chunks, encode = renders.images.split(_BATCH), encoder(teacher)
-        latents = [encode(x.float() / 255) for x in track(chunks, "encoding")]
+        latents = [encode(x.float() / 255) for x in followed(chunks, "encoding")]
         return {**vars(renders), "images": torch.cat(latents)}
 
     decides = [WORLD_VERSION, autoencoder_hash(teacher.folder), cfg.count, RENDER_SEED]

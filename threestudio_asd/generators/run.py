@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from threestudio_asd.distill.one_step import ONE_STEP_METHODS, OneStepMethod, OneStepSettings
-from threestudio_asd.generators.callbacks import Samples
-from threestudio_asd.generators.train import train
-from threestudio_asd.generators.training import OneStepTraining
 
 from threestudio_asd import log
+from threestudio_asd.distill.one_step import ONE_STEP_METHODS, OneStepMethod, OneStepSettings
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import make_folder
+from threestudio_asd.generators.callbacks import Samples
 from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.generators.reals import sources
 from threestudio_asd.generators.samples import draw_noise
+from threestudio_asd.generators.train import CHECKPOINT, train
+from threestudio_asd.generators.training import OneStepTraining
 from threestudio_asd.parallel import set_pieces
 from threestudio_asd.studio.config.structured import config_to_primitive, dump_config
 from threestudio_asd.studio.device import get_device, prepare_cpu
@@ -55,11 +55,13 @@ def run(cfg: Any) -> Path:
         fake_rank=cfg.fake_rank,
         seed=cfg.seed,
     )
-    dump_config(make_folder(out, "use out=...") / CONFIG, cfg)
+    if not (make_folder(out, "use out=...") / CHECKPOINT).is_file():
+        dump_config(out / CONFIG, cfg)
     noise = draw_noise(teacher.latent_shape, _SHOWN, cfg.seed)
     text = captions.draw(_SHOWN, torch.Generator().manual_seed(cfg.seed))
     shown = Samples(out / "samples", cfg.save_every, noise, text, teacher.decode)
     generator = train(training, out, cfg.steps, cfg.save_every, [shown])
+    dump_config(out / CONFIG, cfg)  # of the training that went on, with more steps say
     folder = generator.save(out / MODEL, cfg.teacher, method.name)
     log.info("The generator is in %s.", folder)
     return folder
@@ -92,6 +94,11 @@ def _beginning(
                 f"The generator {cfg.start_from} has other latents or another schedule than the "
                 f"teacher {cfg.teacher}: name the teacher that it was trained from."
             )
-        begun = replace(found, init_timestep=settings.init_timestep)
+        if found.init_timestep != begun.init_timestep:
+            raise UserError(
+                f"The generator {cfg.start_from} draws from level {found.init_timestep}: set "
+                f"settings.init_timestep={found.init_timestep}."
+            )
+        begun = found
     unet = copy.deepcopy(begun.unet).float()
     return replace(begun, unet=unet, compute=None if dtype == torch.float32 else dtype)

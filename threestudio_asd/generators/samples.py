@@ -1,6 +1,7 @@
 """Pictures and latents, many at a time: of a teacher in many steps, of a generator in a few."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from threestudio_asd import log
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.inversion import follow
 from threestudio_asd.errors import UserError
@@ -20,6 +22,13 @@ from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
 DDIM_STEPS = 25
+
+T = TypeVar("T")
+
+
+def followed(items: Sequence[T], what: str) -> Iterable[T]:
+    """The items one by one, with a bar on the terminal."""
+    return track(items, what, console=log.console())
 
 
 def ddim_times(levels: int, steps: int) -> list[int]:
@@ -75,7 +84,7 @@ def teacher_latents(
         noise = draw_noise(teacher.latent_shape, len(captions), seed)
         device, null = teacher.schedule.device, teacher.embed_text([""])
         found = []
-        for ids in track(_batches(len(captions), batch), f"teacher, scale {scale:g}"):
+        for ids in followed(_batches(len(captions), batch), f"teacher, scale {scale:g}"):
             condition = teacher.embed_text([captions[i] for i in ids])
             drawn = ddim(teacher, noise[ids].to(device), condition, null, scale, steps)
             found.append(drawn.cpu())
@@ -104,7 +113,7 @@ def generator_latents(
     device = teacher.schedule.device
     later = torch.Generator().manual_seed(seed + 1)  # of the steps after the first
     found = []
-    for ids in track(_batches(len(captions), batch), f"{steps} step{'s' * (steps > 1)}"):
+    for ids in followed(_batches(len(captions), batch), f"{steps} step{'s' * (steps > 1)}"):
         text = teacher.embed_text([captions[i] for i in ids]).tokens
         found.append(generator.generate(noise[ids].to(device), text, steps, later).cpu())
     return torch.cat(found)

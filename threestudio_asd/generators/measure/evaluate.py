@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from threestudio_asd import log
@@ -82,14 +82,14 @@ class Measured:
     Args:
         series: What draws; the ways of one series differ in their evaluations.
         evaluations: Of the network, for each picture.
-        images: In [0, 1].
+        images: RGB, 0 .. 255.
         captions, pairs: Of the images; those of true renders are their own.
         figures: ``measures.MEASURES`` by name.
     """
 
     series: str
     evaluations: int
-    images: Float[Tensor, "N 3 64 64"]
+    images: UInt8[Tensor, "N 3 64 64"]
     captions: list[str]
     pairs: list[tuple[str, str]]
     figures: dict[str, Estimate]
@@ -166,7 +166,8 @@ def evaluate(request: Request) -> Results:
     def measured(series: str, evaluations: int, images: Tensor, of: Renders = shown) -> Measured:
         said, pairs = captions_of(of), pairs_of(of)
         figures = ruler.measure(images, said, pairs)
-        row = Measured(series, evaluations, images, said, pairs, figures)
+        kept = (images * 255).round().byte()
+        row = Measured(series, evaluations, kept, said, pairs, figures)
         log.info(
             *("%s: FID %.2f, judged right %.3f", row.title),
             *(figures[name].value for name in ("fid", "right")),

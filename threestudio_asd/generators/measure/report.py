@@ -94,24 +94,26 @@ def _side_by_side(results: Results) -> str:
     rows = []
     for i in (first[name] for name in OBJECTS if name in first):
         caption = shown[0].captions[i]
-        pictures = (_embedded(as_picture(r.images[i]), f"{r.title}: {caption}") for r in shown)
+        pictures = (
+            _embedded(as_picture(r.images[i] / 255), "png", f"{r.title}: {caption}") for r in shown
+        )
         rows.append([escape(caption), *pictures])
     return table(["caption", *(escape(row.title) for row in shown)], rows)
 
 
 def _folded(row: Measured) -> str:
-    drawn = _embedded(_grid(row), row.title)
+    drawn = _embedded(_grid(row), "webp", row.title)
     return f"<details><summary>{escape(row.title)}</summary>{drawn}</details>"
 
 
 def _grid(row: Measured) -> Image.Image:
     first: dict[tuple[str, str], Tensor] = {}
     for i, pair in enumerate(row.pairs):
-        first.setdefault(pair, row.images[i])
+        first.setdefault(pair, row.images[i] / 255)
     return scenes_grid(first)
 
 
-def _embedded(image: Image.Image, alt: str) -> str:
+def _embedded(image: Image.Image, kind: str, alt: str) -> str:
     content = io.BytesIO()
-    image.save(content, format="PNG")
-    return picture(content.getvalue(), "png", alt)
+    image.save(content, format=kind.upper(), quality=90)
+    return picture(content.getvalue(), kind, alt)
