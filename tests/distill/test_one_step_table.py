@@ -182,11 +182,20 @@ def test_a_name_that_nobody_registered(column):
         ({"average_over": 3}, "no divisor"),
         ({"generator_from": -1}, "must not be negative"),
         ({"logit_limit": 0.0}, "positive or None"),
+        ({"batch": "many"}, "batch must be a whole number; got 'many'"),
+        ({"ema": None}, "ema must be a number"),
+        ({"betas": (0.5,)}, "betas must be two numbers"),
+        ({"adversarial_per_error": 1}, "must be bool"),
+        ({"fake_range": (0.5, 0.2)}, "two rising fractions"),
     ],
 )
 def test_numbers_out_of_range(wrong, told):
     with pytest.raises(UserError, match=told):
         OneStepSettings(**wrong)
+
+
+def test_a_configs_pairs_are_lists():
+    assert SIDA.with_settings({"betas": [0.5, 0.9]}, "the test").betas == (0.5, 0.9)
 
 
 def test_an_unknown_distance_is_answered_with_the_known_ones():

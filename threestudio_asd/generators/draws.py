@@ -4,7 +4,7 @@ They are drawn on the CPU, so that every device trains on the same ones.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,14 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.generators.step import FakeDraw, GeneratorDraw, Noise
 
 
+@runtime_checkable
 class CaptionSource(Protocol):
     """Where captions come from."""
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "B L D"]: ...
 
 
+@runtime_checkable
 class RealSource(Protocol):
     """Where real pictures come from, as latents with their captions."""
 

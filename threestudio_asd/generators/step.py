@@ -8,7 +8,7 @@ Every random number is an argument; the networks are callables, so that formulas
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,6 +34,7 @@ from threestudio_asd.distill.schedule import NoiseSchedule, Times
 _NEGATIVE_FROM = 0.2
 
 
+@runtime_checkable
 class ScoreNetwork(Protocol):
     """What a step asks of a teacher and of a fake network; see ``critics.encoder.TappedUNet``."""
 

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -32,6 +32,7 @@ from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.train.loop import Average
 
 
+@runtime_checkable
 class Generator(Protocol):
     """A dataclass like ``generators.one_step.OneStepGenerator``."""
 

@@ -1,6 +1,7 @@
 """The numbers of a one-step method, with the defaults of the embedded teacher."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from threestudio_asd.errors import UserError
 
@@ -42,7 +43,7 @@ class OneStepSettings:
         clip_value: Entries of the fake network's gradient are clamped to +-this; 0 is off.
 
     Raises:
-        UserError: A number is out of its range.
+        UserError: A number is out of its range, or something is not a number.
     """
 
     alpha: float = 1.0
@@ -75,6 +76,8 @@ class OneStepSettings:
     clip_value: float = 0.0
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            _check_type(f.name, getattr(self, f.name), f.default)
         for name in ("batch", "fake_steps", "lr_generator", "lr_fake", "sigma_data"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive; got {getattr(self, name)}.")
@@ -86,6 +89,11 @@ class OneStepSettings:
                 raise UserError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
         if self.logit_limit is not None and not self.logit_limit > 0:
             raise UserError(f"logit_limit must be positive or None; got {self.logit_limit}.")
+        for name in ("score_range", "fake_range", "adversarial_range"):
+            if not 0.0 <= getattr(self, name)[0] <= getattr(self, name)[1] <= 1.0:
+                raise UserError(
+                    f"{name} must be two rising fractions in [0, 1]; got {getattr(self, name)}."
+                )
         if self.average_over and self.batch % self.average_over:
             raise UserError(
                 f"average_over={self.average_over} is no divisor of batch={self.batch}; "
@@ -96,3 +104,21 @@ class OneStepSettings:
     def guides_fake(self) -> bool:
         """Whether the fake network is ever guided, hence must know what no caption is."""
         return self.fake_train_scale != 1.0 or self.fake_scale != 1.0
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Raises UserError unless ``value`` is what ``default`` is."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        pair = isinstance(value, tuple) and len(value) == 2
+        fits, wanted = pair and all(isinstance(x, int | float) for x in value), "two numbers"
+    elif isinstance(default, bool | str):
+        fits, wanted = isinstance(value, type(default)), type(default).__name__
+    elif isinstance(default, int):
+        fits, wanted = number and isinstance(value, int), "a whole number"
+    elif default is None:
+        fits, wanted = number or value is None, "a number or None"
+    else:
+        fits, wanted = number, "a number"
+    if not fits:
+        raise UserError(f"{name} must be {wanted}; got {value!r}.")

@@ -135,7 +135,9 @@ class OneStepMethod:
         ):
             if values[name] and needed is None:
                 raise UserError(f"{where}: {name} needs a {what}, which {owner} has not.")
-        return OneStepSettings(**values)
+        # A config's pairs are lists.
+        pairs = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return OneStepSettings(**values | pairs)
 
 
 ONE_STEP_METHODS: Registry[OneStepMethod] = Registry("one-step method")
@@ -181,6 +183,7 @@ _DMD2 = OneStepMethod(
         "adversarial_from": 50,
     },
 )
+# The student begins with pure noise, never with a noisy real picture.
 _ADD = OneStepMethod(
     name="add",
     score="add",
