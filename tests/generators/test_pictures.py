@@ -55,7 +55,9 @@ def test_pictures_are_drawn_with_their_own_captions(drawn, teacher, tmp_path):
         with torch.no_grad():
             expected = teacher.encode(picture[None])[0]
         mine = [torch.allclose(x, expected, atol=1e-3) for x in latents]
-        own = torch.tensor([torch.allclose(x, teacher.embed_text([said]).tokens[0]) for x in text])
+        own = torch.tensor(
+            [torch.allclose(x, teacher.embed_text([said]).tokens[0], atol=1e-4) for x in text]
+        )
         assert torch.equal(torch.tensor(mine), own) and own.any()
         seen |= set(torch.nonzero(own).flatten().tolist())
     assert seen == set(range(40))
@@ -98,7 +100,7 @@ def test_unreadable_pictures_are_named_and_counted(drawn, teacher, tmp_path, cap
     (folder / "c.webp").write_bytes(whole[: len(whole) // 2])
     _, text = drawn(folder)
     only = teacher.embed_text(["a blue cube"]).tokens[0]
-    assert all(torch.allclose(x, only) for x in text)
+    assert all(torch.allclose(x, only, atol=1e-4) for x in text)
     assert "a.png is no picture that can be read" in caplog.text
     assert "c.webp is no picture that can be read" in caplog.text
     assert "2 of 3 pictures are left out" in caplog.text

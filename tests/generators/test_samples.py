@@ -64,7 +64,7 @@ def test_a_sheet_has_rows():
         samples.sheet(images, 3)
     sheet = samples.sheet(images[:4], 2)
     assert sheet.size == (12, 8)
-    assert sheet.getpixel((0, 4)) == tuple((images[2, :, 0, 0] * 255).int().tolist())
+    assert sheet.getpixel((0, 4)) == tuple((images[2, :, 0, 0].double() * 255).int().tolist())
 
 
 def test_a_number_of_steps_that_there_is_not():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from threestudio_asd import log
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.data.cache import autoencoder_hash, kept
+from threestudio_asd.generators.data.cache import kept, model_state
 from threestudio_asd.generators.data.captions import (
     Captions,
     kinds_of,
@@ -129,7 +129,7 @@ def _world(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Rea
         latents = [encode(x.float() / 255) for x in followed(chunks, "encoding")]
         return {**vars(renders), "images": torch.cat(latents)}
 
-    decides = [WORLD_VERSION, autoencoder_hash(teacher.folder), cfg.count, RENDER_SEED]
+    decides = [WORLD_VERSION, model_state(teacher, ["vae"]), cfg.count, RENDER_SEED]
     found = Renders(**kept("world", decides, make))
     return Reals(found.images, world_captions(teacher, kinds_of(found)))
 
@@ -155,7 +155,7 @@ def _folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Re
         return {"which": which, "latents": torch.cat(latents) if latents else torch.empty(0)}
 
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    decides = [autoencoder_hash(teacher.folder), teacher.image_size, states]
+    decides = [model_state(teacher, ["vae"]), teacher.image_size, states]
     found = kept("pictures", decides, make)
     which = found["which"]
     if not which:

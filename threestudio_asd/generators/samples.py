@@ -13,9 +13,8 @@ from threestudio_asd import log
 from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.inversion import follow
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.data.cache import kept
+from threestudio_asd.generators.data.cache import kept, model_state
 from threestudio_asd.generators.one_step import OneStepGenerator
-from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.scene.images import image_grid
 from threestudio_asd.teachers.condition import Condition
@@ -90,7 +89,7 @@ def teacher_latents(
             found.append(drawn.cpu())
         return torch.cat(found)
 
-    model = content_hash(teacher.folder, STABLE_DIFFUSION)
+    model = model_state(teacher, STABLE_DIFFUSION)
     return kept("samples", [model, list(captions), scale, seed, steps], make)
 
 

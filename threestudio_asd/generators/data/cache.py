@@ -11,6 +11,7 @@ import torch
 from threestudio_asd import homes
 from threestudio_asd.files import written_whole
 from threestudio_asd.pretrained.files import content_hash
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
 
 def place() -> homes.Cache:
@@ -37,6 +38,6 @@ def kept(kind: str, decides: Sequence[Any], make: Callable[[], Any]) -> Any:
     return made
 
 
-def autoencoder_hash(folder: Path) -> str:
-    """What latents of pictures depend on."""
-    return content_hash(folder, ("vae",))
+def model_state(teacher: StableDiffusionTeacher, parts: Sequence[str]) -> list[str]:
+    """What results of these parts of a model depend on: their weights, and the precision."""
+    return [content_hash(teacher.folder, parts), str(teacher.net.dtype), str(teacher.vae.dtype)]
