@@ -38,6 +38,9 @@ class World(GaussianMixtureTeacher):
         everything = Condition(self.unconditional.expand(len(x_t), 1, -1))
         return Tapped(to_x0(SCHEDULE, self.epsilon(x_t, t, everything), x_t, t, "epsilon"))
 
+    def encode(self, x_t: Tensor, t: Tensor, text: Tensor, blocks: tuple) -> tuple:
+        raise AssertionError("no row here asks the teacher's encoder")
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         which = torch.randint(4, (count,), generator=generator)
         noise = torch.randn(count, 2, 1, 1, generator=generator)
@@ -57,13 +60,13 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            *(nn.Linear(5, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH)),
-        )
-        self.decoder = nn.Sequential(
-            *(nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2)),
-        )
-        self.trained = self
+        self.encoder = nn.Sequential(nn.Linear(5, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        decoder = nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2)
+        self.decoder = nn.Sequential(*decoder)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self
 
     def encode(self, x_t: Tensor, t: Tensor, text: Tensor, blocks: tuple = ()) -> tuple[Tensor]:
         level = (SCHEDULE.sigma(t, x_t) / SCHEDULE.alpha(t, x_t)).log().flatten(1)
@@ -83,9 +86,8 @@ class Network(nn.Module):
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
     a, b = a.flatten(1), b.flatten(1)
-    return (
-        2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean()
-    ).item()
+    across, within, among = (torch.cdist(*pair).mean() for pair in ((a, b), (a, a), (b, b)))
+    return (2 * across - within - among).item()
 
 
 def distilled(
@@ -104,13 +106,12 @@ def distilled(
     draws = Draws(row, numbers, SCHEDULE, (2, 1, 1), NoCaptions(), data, place)
     average = Average(generator, 0.99)
     moved = ((generator, numbers.lr_generator), (fake, numbers.lr_fake))
-    optimizers = [torch.optim.Adam(m.parameters(), lr=lr, betas=(0.0, 0.99)) for m, lr in moved]
+    optimizers = [torch.optim.Adam(m.parameters(), lr=lr, betas=numbers.betas) for m, lr in moved]
     for k in range(steps):
         random = seeded(0, k)
         for group in (group for o in optimizers for group in o.param_groups):
             group["lr"] *= 1.0 if k < steps // 2 else 0.05 ** (2 / steps)
-        losses = (step.fake_losses(draws.for_fake(random)), None)
-        advance(optimizers[1], losses[0])
+        advance(optimizers[1], step.fake_losses(draws.for_fake(random)))
         if k >= 100:  # the fake network begins with no score at all
             draw = draws.for_generator(random)
             advance(optimizers[0], step.generator_losses(draw, k >= numbers.adversarial_from))
