@@ -1,5 +1,6 @@
 """An evaluation from folders to figures and a page."""
 
+import contextlib
 import json
 
 import pytest
@@ -24,10 +25,12 @@ def saved(teacher, folder, method="sid"):
     return OneStepGenerator.of(FrozenUNet.load(teacher)).save(folder, teacher, method)
 
 
-@pytest.fixture
-def results(random_sd, tmp_path):
-    folders = [saved(random_sd, tmp_path / name, name) for name in ("sid", "sida")]
-    return evaluate(Request(folders, steps=(1, 2), scales=(1.0, 2.0), samples=6, truth=8))
+@pytest.fixture(scope="module")
+def results(random_sd, tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluation")
+    folders = [saved(random_sd, place / name, name) for name in ("sid", "sida")]
+    with contextlib.chdir(place):
+        return evaluate(Request(folders, steps=(1, 2), scales=(1.0, 2.0), samples=6, truth=8))
 
 
 def test_every_way_of_drawing_is_a_row(results):

@@ -48,7 +48,7 @@ def draws(generator):
 
 def test_a_saved_generator_is_the_generator(generator, teacher, tmp_path):
     before = copy.deepcopy(generator.unet.state_dict())
-    folder = generator.save(tmp_path / "g", teacher, "sida", torch.float32)
+    folder = generator.save(tmp_path / "g", teacher, "sida", half=False)
     found = OneStepGenerator.load(folder)
     assert torch.equal(draws(found), draws(generator))
     assert found.prediction_type == generator.prediction_type
@@ -80,7 +80,7 @@ def test_it_loads_in_diffusers_pipeline(generator, teacher, tmp_path):
 
 
 def test_it_is_a_teacher(generator, teacher, tmp_path):
-    folder = generator.save(tmp_path / "g", teacher, "sida", torch.float32)
+    folder = generator.save(tmp_path / "g", teacher, "sida", half=False)
     found = StableDiffusionTeacher.from_pretrained(folder)
     x_t, t = torch.randn(1, *found.latent_shape), torch.tensor([400])
     text = Condition(torch.randn(1, 77, 24))
@@ -148,7 +148,8 @@ def test_no_folder_is_told(tmp_path):
     [
         ({"in_channels": 9}, "cannot be a teacher: it is an inpainting model"),
         ({"block_out_channels": [16, 16]}, "The weights in .*unet"),
-        ({"layers_per_block": 2}, "The weights in .*unet are not those of its config.json"),
+        ({"addition_embed_type": "text_time"}, "cannot be a teacher: it is an SDXL model"),
+        ({"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4}, "unet"),
     ],
 )
 def test_a_network_of_another_architecture_is_refused(random_sd, tmp_path, change, message):

@@ -156,10 +156,10 @@ class OneStepGenerator:
         folder: str | Path,
         teacher: str | Path,
         method: str,
-        dtype: torch.dtype = torch.float16,
+        half: bool = True,
     ) -> Path:
-        """Write a model folder with the UNet in ``dtype``, the teacher's other parts and the note;
-        what lay there goes. The generator itself does not change.
+        """Write a model folder with the UNet, in half precision or in single, the teacher's other
+        parts and the note; what lay there goes. The generator itself does not change.
 
         Args:
             teacher: The model that it was trained from, as a config names it.
@@ -169,7 +169,8 @@ class OneStepGenerator:
         """
         source = resolve_model(teacher)
         note = Note(self.init_timestep, method, _name(teacher, source))
-        unet = copy.deepcopy(self.unet).to(dtype)
+        unet = copy.deepcopy(self.unet)
+        unet = unet.half() if half else unet.float()
         with model_written_whole(folder, source, without=("unet",)) as partial:
             unet.save_pretrained(partial / "unet", safe_serialization=True)
             with written_whole(partial / NOTE) as file:
@@ -225,13 +226,13 @@ def read_note(folder: str | Path) -> Note:
         )
     try:
         found = json.loads(file.read_text("utf-8"))
-        note = Note(*(found[key] for key in ("init_timestep", "method", "teacher")))
-        kinds = {key: type(value).__name__ for key, value in asdict(note).items()}
-        if list(kinds.values()) != ["int", "str", "str"]:
-            raise ValueError(f"values of the types {', '.join(kinds.values())}")
+        values = [found[key] for key in ("init_timestep", "method", "teacher")]
+        kinds = [type(value).__name__ for value in values]
+        if kinds != ["int", "str", "str"]:
+            raise ValueError(f"values of the types {', '.join(kinds)}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} cannot be read ({error}); it should name init_timestep (a whole number), "
             "method and teacher. Get it anew."
         ) from error
-    return note
+    return Note(*values)
