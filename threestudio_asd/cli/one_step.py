@@ -119,7 +119,7 @@ def _evaluate(args: argparse.Namespace, argv: Sequence[str]) -> None:
     )
     _prepare()
     results = evaluate(request)
-    command = shlex.join([PROG, *argv])
+    command = f"{PROG} {shlex.join(argv)}"
     from threestudio_asd.compare.run.machine import describe
 
     out = make_folder(args.out, "use --out")
