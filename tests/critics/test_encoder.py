@@ -172,7 +172,7 @@ def test_heads():
     assert convolutions(64, 8)(torch.randn(2, 64, 8, 8)).shape == (2, 1, 1, 1)
     assert convolutions(48, 4)(torch.randn(2, 48, 4, 4)).shape == (2, 1, 1, 1)
     assert convolutions(32, 16)(torch.randn(2, 32, 16, 16)).shape == (2, 1, 2, 2)
-    with pytest.raises(UserError, match="4 x 4 or more, not 2 x 2"):
+    with pytest.raises(UserError, match="at least 4 x 4; got 2 x 2"):
         convolutions(32, 2)
     features = torch.randn(2, 6, 4, 4)
     (logits,) = Heads.of("mean", [(6, 4, 4)])([features])

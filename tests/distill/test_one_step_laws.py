@@ -41,8 +41,8 @@ SETTINGS = [
 
 def x0(x_t, t, mean, variance):
     """E[x_0 | x_t] of a Gaussian."""
-    mean, variance = torch.as_tensor(mean), torch.as_tensor(variance)
-    shaped = mean.to(x_t).expand(1, 1, 1, 1), variance.to(x_t).expand(1, 1, 1, 1)
+    moments = (torch.as_tensor(value, dtype=x_t.dtype) for value in (mean, variance))
+    shaped = (value.expand(1, 1, 1, 1) for value in moments)
     epsilon = gaussian_epsilon(SCHEDULE, x_t, t, *shaped)
     return to_x0(SCHEDULE, epsilon, x_t, t, "epsilon")
 

@@ -182,10 +182,6 @@ def test_a_name_that_nobody_registered(column):
         ({"average_over": 3}, "no divisor"),
         ({"generator_from": -1}, "must not be negative"),
         ({"logit_limit": 0.0}, "positive or None"),
-        ({"batch": "many"}, "batch must be a whole number; got 'many'"),
-        ({"ema": None}, "ema must be a number"),
-        ({"betas": (0.5,)}, "betas must be two numbers"),
-        ({"adversarial_per_error": 1}, "must be bool"),
         ({"fake_range": (0.5, 0.2)}, "two rising fractions"),
     ],
 )
@@ -194,8 +190,28 @@ def test_numbers_out_of_range(wrong, told):
         OneStepSettings(**wrong)
 
 
-def test_a_configs_pairs_are_lists():
-    assert SIDA.with_settings({"betas": [0.5, 0.9]}, "the test").betas == (0.5, 0.9)
+def test_what_a_config_says_takes_the_type_of_the_default():
+    said = {"betas": [0, 0.9], "alpha": 1, "logit_limit": None}
+    read = SIDA.with_settings(said, "the test")
+    assert read.betas == (0.0, 0.9) and read.logit_limit is None
+    assert isinstance(read.alpha, float) and isinstance(read.betas[0], float)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"batch": "many"}, "batch must be a whole number; got 'many'"),
+        ({"batch": 2.5}, "batch must be a whole number; got 2.5"),
+        ({"ema": None}, "ema must be a number"),
+        ({"betas": [0.5]}, "betas must be two numbers"),
+        ({"betas": [0.5, "x"]}, "betas must be a number; got 'x'"),
+        ({"adversarial_per_error": 1}, "must be true or false"),
+        ({"distance": 2}, "must be a name"),
+    ],
+)
+def test_values_of_another_kind(wrong, told):
+    with pytest.raises(UserError, match=told):
+        SIDA.with_settings(wrong, "the test")
 
 
 def test_an_unknown_distance_is_answered_with_the_known_ones():

@@ -124,6 +124,7 @@ def _sid(case: Case, x: Tensors, weights: Tensors, uncond: Tensor) -> Tensors:
         found["grad_norm_generator_gan"] = gradients["grad_norm_generator"]
         total = (total + gan) / 2
     found |= {"loss_total": total, **run.generator_gradients(total, said.x)}
+    found["grad_x"] = _accumulated(found)
     draw = FakeDraw(x["z_d"], x["cond_d"], Noise(x["t_d"], x["noise_d"]), real=x.get("real"))
     judged = run.step.fake_said(draw)
     losses = fake_losses(row, run.settings, judged)
@@ -150,6 +151,12 @@ def _sid_generator(run: Run, x: Tensors) -> tuple[GeneratorSaid, Tensors, Tensor
     found = {"x": said.x, "y_real": said.f_real, "y_fake": said.f_fake, "weight": 1 / weight}
     found |= {"sid_per_item": items, "loss_sid": losses["score"] * said.x[0].numel()}
     return said, losses, found
+
+
+def _accumulated(found: Tensors) -> Tensor:
+    """``grad_x`` as it is stored: that of the total after that of the adversarial term alone, which
+    was not cleared. (The parameters' gradients are those of the total.)"""
+    return found["grad_x"] + found.get("grad_x_gan", 0.0)
 
 
 def _lsg(case: Case, x: Tensors, weights: Tensors, uncond: Tensor) -> Tensors:
@@ -191,6 +198,7 @@ def _dmd2(case: Case, x: Tensors, weights: Tensors, uncond: Tensor) -> Tensors:
         found["loss_gen_cls"] = gan_alone
         found["grad_x_gan"] = torch.autograd.grad(gan_alone, said.x, retain_graph=True)[0]
     found |= {"loss_total": total, **run.generator_gradients(total, said.x)}
+    found["grad_x"] = _accumulated(found)
     noise, real = Noise(x["t_d"], x["noise_d"]), {}
     if gan:
         real = {"real": x["real"], "real_text": x["cond_real"]}

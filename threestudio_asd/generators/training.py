@@ -154,7 +154,7 @@ class OneStepTraining(pl.LightningModule):
 
     def save(self, path: Path) -> None:
         """All that goes on changing, and what it belongs to."""
-        optimizers = [optimizer.state_dict() for optimizer in self._optimizers()]
+        optimizers = [optimizer.state_dict() for optimizer in self._optimizers(wrapped=False)]
         numbers = ("steps_done", "moves", "skipped", "skipped_in_a_row")
         state = {
             "row": self._row(),
@@ -186,7 +186,9 @@ class OneStepTraining(pl.LightningModule):
             module.load_state_dict(state["modules"][name])
         for name, value in state["average"].items():
             self.average.state[name].copy_(value)
-        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
+        for optimizer, saved in zip(
+            self._optimizers(wrapped=False), state["optimizers"], strict=True
+        ):
             optimizer.load_state_dict(saved)
         for name, value in state["numbers"].items():
             setattr(self, name, value)
@@ -203,8 +205,9 @@ class OneStepTraining(pl.LightningModule):
             **asdict(self.settings),
         }
 
-    def _optimizers(self) -> list[Any]:
-        found = self.optimizers()
+    def _optimizers(self, wrapped: bool = True) -> list[Any]:
+        """Lightning's, which step; or the wrapped ones, which alone take a state."""
+        found = self.optimizers(use_pl_optimizer=wrapped)
         return found if isinstance(found, list) else [found]
 
     def _advanced(self, which: int, losses: Losses, clip: float = 0.0) -> bool:

@@ -46,19 +46,18 @@ def bce(
     """
     if limit is not None:
         logits = logits.clamp(-limit, limit)
-    items = F.softplus(-logits if real else logits).flatten(1).mean(dim=1)
-    return averaged(items, over)
+    return averaged(_per_item(F.softplus(-logits if real else logits)), over)
 
 
 def hinge(logits: Float[Tensor, "B *rest"], real: bool) -> Float[Tensor, " B"]:
     """max(0, 1 - D) of real pictures, max(0, 1 + D) of generated ones, the mean over an item's
     logits: the discriminator's loss (ADD, arXiv:2311.17042)."""
-    return F.relu(1.0 - logits if real else 1.0 + logits).flatten(1).mean(dim=1)
+    return _per_item(F.relu(1.0 - logits if real else 1.0 + logits))
 
 
 def hinge_generator(logits: Float[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
     """-D, the mean over an item's logits (ADD, arXiv:2311.17042)."""
-    return -logits.flatten(1).mean(dim=1)
+    return -_per_item(logits)
 
 
 def r1(features: Float[Tensor, "B K h w"], logits: Float[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
@@ -67,6 +66,10 @@ def r1(features: Float[Tensor, "B K h w"], logits: Float[Tensor, "B *rest"]) -> 
     (Mescheder et al. 2018, arXiv:1801.04406, on a head's input features in place of pixels as in
     ADD.) The logits must come from ``features``, which must require gradients.
     """
-    values = logits.flatten(1).mean(dim=1).sum()
+    values = _per_item(logits).sum()
     (gradient,) = torch.autograd.grad(values, features, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
+
+
+def _per_item(x: Float[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
+    return x.reshape(len(x), -1).mean(dim=1)

@@ -1,5 +1,6 @@
 """The numbers of a one-step method, with the defaults of the embedded teacher."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -43,7 +44,7 @@ class OneStepSettings:
         clip_value: Entries of the fake network's gradient are clamped to +-this; 0 is off.
 
     Raises:
-        UserError: A number is out of its range, or something is not a number.
+        UserError: A number is out of its range.
     """
 
     alpha: float = 1.0
@@ -76,8 +77,6 @@ class OneStepSettings:
     clip_value: float = 0.0
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            _check_type(f.name, getattr(self, f.name), f.default)
         for name in ("batch", "fake_steps", "lr_generator", "lr_fake", "sigma_data"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive; got {getattr(self, name)}.")
@@ -106,19 +105,32 @@ class OneStepSettings:
         return self.fake_train_scale != 1.0 or self.fake_scale != 1.0
 
 
-def _check_type(name: str, value: Any, default: Any) -> None:
-    """Raises UserError unless ``value`` is what ``default`` is."""
+def read(values: Mapping[str, Any]) -> OneStepSettings:
+    """From a config's values, whose pairs are lists and whose whole numbers may stand for others.
+
+    Raises UserError if one is of another kind than its default, or out of its range.
+    """
+    defaults = {f.name: f.default for f in fields(OneStepSettings)}
+    return OneStepSettings(**{k: _as(k, value, defaults[k]) for k, value in values.items()})
+
+
+def _as(name: str, value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, tuple):
-        pair = isinstance(value, tuple) and len(value) == 2
-        fits, wanted = pair and all(isinstance(x, int | float) for x in value), "two numbers"
+        if isinstance(value, list | tuple) and len(value) == 2:
+            return tuple(_as(name, x, 0.0) for x in value)
+        wanted = "two numbers"
     elif isinstance(default, bool | str):
-        fits, wanted = isinstance(value, type(default)), type(default).__name__
+        if isinstance(value, type(default)):
+            return value
+        wanted = "true or false" if isinstance(default, bool) else "a name"
     elif isinstance(default, int):
-        fits, wanted = number and isinstance(value, int), "a whole number"
-    elif default is None:
-        fits, wanted = number or value is None, "a number or None"
+        if number and isinstance(value, int):
+            return value
+        wanted = "a whole number"
+    elif number or (default is None and value is None):
+        return value if value is None else float(value)
     else:
-        fits, wanted = number, "a number"
-    if not fits:
-        raise UserError(f"{name} must be {wanted}; got {value!r}.")
+        wanted = "a number"
+    raise UserError(f"{name} must be {wanted}; got {value!r}.")

@@ -17,7 +17,7 @@ from typing import Any
 
 from threestudio_asd.distill.one_step.denoising import FAKE_WEIGHTS
 from threestudio_asd.distill.one_step.scores import DISTANCE_WEIGHTS
-from threestudio_asd.distill.one_step.settings import OneStepSettings
+from threestudio_asd.distill.one_step.settings import OneStepSettings, read
 from threestudio_asd.distill.one_step.terms import SCORES, Score
 from threestudio_asd.distill.settings import merged
 from threestudio_asd.errors import UserError
@@ -128,16 +128,15 @@ class OneStepMethod:
         owner = f"method '{self.name}'"
         defaults = {f.name: f.default for f in fields(OneStepSettings)}
         values = merged(merged(defaults, self.settings, owner, owner), given, where, owner)
-        DISTANCE_WEIGHTS.get(values["distance"])
         for name, needed, what in (
             ("adversarial_per_error", self.score, "score term"),
             ("discriminator_per_level", self.fake, "fake network"),
         ):
             if values[name] and needed is None:
                 raise UserError(f"{where}: {name} needs a {what}, which {owner} has not.")
-        # A config's pairs are lists.
-        pairs = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return OneStepSettings(**values | pairs)
+        settings = read(values)
+        DISTANCE_WEIGHTS.get(settings.distance)
+        return settings
 
 
 ONE_STEP_METHODS: Registry[OneStepMethod] = Registry("one-step method")

@@ -78,7 +78,7 @@ def sid_term(said: GeneratorSaid, settings: OneStepSettings) -> Float[Tensor, ""
 def dmd_term(said: GeneratorSaid, settings: OneStepSettings) -> Float[Tensor, ""]:
     """A value whose gradient is DMD's; it tells how strong the push is."""
     grad = dmd_gradient(said.x, said.f_real, said.f_fake)
-    return reparametrised_loss(said.x, grad, divisor=said.x.numel())
+    return reparametrised_loss(said.x, grad, divisor=float(said.x.numel()))
 
 
 @register_score("add", reads_fake=False, through=False)
