@@ -9,11 +9,11 @@ from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-# Those of compare/ are grids over the others.
+# Others are grids over these (compare/), or of one-step generators (tests/cli/).
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name != "compare"
+    if "system_type" in OmegaConf.load(path)
 )
 
 SMALL = (

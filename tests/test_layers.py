@@ -21,7 +21,7 @@ ALLOWED = {
     # What must be installed; setup.py reads it too.
     "requirements": set(),
     # Finding and reading models and weights that others trained; for studio and for teachers.
-    "pretrained": {"errors", "homes"},
+    "pretrained": {"errors", "files", "homes"},
     # How many cores there are, without torch; pieces of a batch in threads.
     "cores": set(),
     "parallel": {"errors", "cores"},
@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "distill": {"errors", "registry"},
     "teachers": {"errors", "files", "homes", "parallel", "pretrained", "registry", "distill"},
-    "critics": {"errors", "registry", "distill", "teachers"},
+    "critics": {"errors", "registry", "parallel", "distill", "teachers"},
     # Noise that outlives a step: the state beside distill's arithmetic, on the kernels.
     "fields": {"errors", "registry", "kernels", "distill"},
     "tiny": {"errors", "files", "parallel", "stop", "pretrained", "scene", "distill", "teachers"},
@@ -56,6 +56,10 @@ ALLOWED = {
         # It runs on the bundled host only, many trainings in one process.
         "studio",
     },
+    "generators": {
+        *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
+        *("scene", "studio", "distill", "teachers", "critics", "tiny", "compare"),
+    },
     "cli": {
         *(
             "cores",
@@ -69,6 +73,7 @@ ALLOWED = {
             "pretrained",
         ),
         *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
+        "generators",
     },
 }
 # The same among the rooms of the two largest layers.

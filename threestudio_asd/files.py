@@ -45,6 +45,15 @@ def claimed(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
+def make_folder(folder: Path, remedy: str) -> Path:
+    """``folder``, made if need be; UserError, which ends with the ``remedy``, if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; {remedy}.") from error
+    return folder
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a path beside ``path``; what the block writes there becomes ``path`` at its end.

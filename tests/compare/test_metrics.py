@@ -68,7 +68,7 @@ def test_kid_takes_sets_of_two_sizes_and_weights(sets):
     truth, found = sets
     assert metrics.kid(truth, truth[:30]) < metrics.kid(truth, found[:30])
     twice = metrics.kid(truth, found[:20], torch.arange(20.0) % 2)
-    assert twice == pytest.approx(metrics.kid(truth, found[1:20:2]), rel=1e-9)
+    assert twice == pytest.approx(float(metrics.kid(truth, found[1:20:2])), rel=1e-9)
     assert np.isnan(metrics.kid(truth, found[:1]))
 
 

@@ -1,10 +1,11 @@
-"""Compare with numbers that the official ASD code produced.
+"""Compare with numbers that the official ASD code, or those of one-step generators, produced.
 
     python tests/references/check.py NUMBERS.safetensors WEIGHTS.safetensors
 
 NUMBERS holds the inputs and results of each case, WEIGHTS two tiny random UNets, a LoRA and a
 camera embedding. Prints the largest relative error of each result; exits with 1 if one is above
-1e-4. The settings of a case are ``SETTINGS``, in the file's metadata.
+1e-4. The settings of a case are ``SETTINGS``, in the file's metadata. Cases with a ``kind`` are
+those of one-step generators, which ``one_step`` reads.
 """
 
 import json
@@ -52,6 +53,8 @@ def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
     """Case name -> result name -> largest error, relative to the result's largest entry."""
     with safe_open(numbers, "pt") as file:
         cases = json.loads(file.metadata()["cases"])
+    if all("kind" in case for case in cases.values()):
+        return _check_one_step(cases, load_file(numbers), load_file(weights))
     if unknown := {key for case in cases.values() for key in case} - set(SETTINGS):
         print(f"{numbers} sets what no result here depends on: {sorted(unknown)}", file=sys.stderr)
     inputs, weights = load_file(numbers), load_file(weights)
@@ -60,8 +63,24 @@ def check(numbers: Path, weights: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def _check_one_step(
+    cases: dict[str, dict], inputs: dict[str, Tensor], weights: dict[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    import one_step  # which imports this module
+
+    found = {}
+    for name, case in cases.items():
+        x = _part(inputs, name)
+        got = one_step.results(case, x, weights, inputs["uncond"])
+        found[name] = _relative({key: got[key] for key in x if key in got}, x)
+    return found
+
+
 def _errors(case: dict, x: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, float]:
-    got = _results(case, x, _step(case, weights))
+    return _relative(_results(case, x, _step(case, weights)), x)
+
+
+def _relative(got: dict[str, Tensor], x: dict[str, Tensor]) -> dict[str, float]:
     return {
         name: ((value - x[name].view_as(value)).abs().max() / x[name].abs().max()).item()
         for name, value in got.items()

@@ -2,15 +2,11 @@
 a base model, a file of weights as a model folder."""
 
 import argparse
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from threestudio_asd.errors import UserError
-
-# Parts of a model that no file of weights replaces.
-_KEPT = ("text_encoder", "tokenizer", "scheduler")
 
 
 def convert(old: Path, new: Path) -> list[str]:
@@ -56,24 +52,18 @@ def write_model(old: Path, new: Path, base: str) -> None:
     Raises:
         UserError: One of them cannot be read, they do not fit, or ``new`` exists.
     """
-    from threestudio_asd.files import folder_written_whole
-    from threestudio_asd.pretrained.files import component_files, file_names
+    from threestudio_asd.pretrained.folders import model_written_whole
     from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
     from threestudio_asd.teachers.views import write_views
 
     if new.exists():
         raise UserError(f"{new} exists already: give another name.")
     teacher = StableDiffusionTeacher.from_pretrained(base, checkpoint=old)
-    names = file_names(teacher.folder)
-    kept = [name for part in _KEPT for name in component_files(names, part)]
-    with folder_written_whole(new) as partial:
+    with model_written_whole(new, teacher.folder, without=("unet", "vae")) as partial:
         teacher.unet.save_pretrained(partial / "unet")
         teacher.vae.save_pretrained(partial / "vae")
         if teacher.views_at_once > 1:
             write_views(partial / "unet", teacher.views_at_once)
-        for name in [n for n in names if n == "model_index.json"] + kept:
-            (partial / name).parent.mkdir(exist_ok=True)
-            shutil.copy(teacher.folder / name, partial / name)
 
 
 def _read(old: Path) -> Mapping[Any, Any]:

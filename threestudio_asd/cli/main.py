@@ -41,6 +41,12 @@ def _compare(argv: Sequence[str]) -> int | None:
     return compare.main(argv, plugins=PLUGINS)
 
 
+def _one_step(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import one_step
+
+    one_step.main(argv)
+
+
 def _link(argv: Sequence[str]) -> None:
     from threestudio_asd.cli import link
 
@@ -72,6 +78,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
     "judge": ("what the embedded world's judge says of a finished trial", _judge),
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
+    "one-step": ("train, sample and measure generators that draw in one step", _one_step),
     "link": ("put the drop-in into a threestudio checkout's custom folder", _link),
     "upstream": ("run an unmodified threestudio checkout, on a CPU too", _upstream),
     "convert": ("rid a file of weights of the objects that it holds, running none", _convert),

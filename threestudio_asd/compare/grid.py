@@ -261,12 +261,3 @@ def _check(cfg: Any, rows: dict[str, Any]) -> None:
                     f"compare: {name}: start_from must name a method with a scale of its own that "
                     f"starts from scratch; got {row.start_from}."
                 )
-
-
-def make_folder(folder: Path) -> Path:
-    """``folder``, made if need be; UserError if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; use --out.") from error
-    return folder

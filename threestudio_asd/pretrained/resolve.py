@@ -12,10 +12,7 @@ from pathlib import Path
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.pretrained import hub
-from threestudio_asd.pretrained.folders import checked
-
-#: The parts of a text-to-image model in Stable Diffusion's folder format that we read.
-STABLE_DIFFUSION = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+from threestudio_asd.pretrained.folders import STABLE_DIFFUSION, checked
 
 STABLE_DIFFUSION_ADVICE = (
     "Give a folder in Stable Diffusion's format or a hub id such as "

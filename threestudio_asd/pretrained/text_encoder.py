@@ -59,6 +59,15 @@ class TextEncoder:
         words = dict.fromkeys(word for p in prompts for word in re.findall(r"[\w'-]+", p))
         return [w for w in words if unknown in encode(w, add_special_tokens=False)]
 
+    def unknown_told(self, prompts: Sequence[str]) -> str | None:
+        """A warning of the words that it does not know; None if it knows all."""
+        if not (unknown := self.unknown_words(prompts)):
+            return None
+        return (
+            f"The text encoder does not know: {', '.join(unknown)}. It reads each of them as "
+            "the same unknown word."
+        )
+
     @cached_property
     def _model(self) -> nn.Module:
         from transformers import CLIPTextModel

@@ -45,6 +45,13 @@ def network_dtype(device: torch.device, half: bool) -> torch.dtype:
     return torch.float16 if half and device.type in HALF_PRECISION else torch.float32
 
 
+def latent_shape(unet: nn.Module) -> tuple[int, int, int]:
+    """(C, h, w) of the latents that a diffusers UNet was trained on."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet.config.in_channels, height, width
+
+
 @dataclass(frozen=True, eq=False)
 class FrozenUNet:
     """A ``UNet2DConditionModel`` that no optimiser changes.
@@ -124,9 +131,7 @@ class FrozenUNet:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) that the network was trained on; other sizes work as well."""
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
+        return latent_shape(self.unet)
 
     @property
     def knows_cameras(self) -> bool:

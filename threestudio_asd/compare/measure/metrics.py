@@ -66,19 +66,29 @@ def kernel(a: Float[Tensor, "N D"], b: Float[Tensor, "M D"]) -> Float[Tensor, "N
     return poly_kernel(a.double(), b.double())
 
 
-def pair_mean(matrix: Float[Tensor, "N N"], w: Float[Tensor, "N"]) -> Float[Tensor, ""]:
-    """Mean of a symmetric matrix over pairs of different items, item i counting ``w[i]`` times;
-    NaN if fewer than two items have weight."""
-    weights = torch.outer(w, w).fill_diagonal_(0.0)
-    return (matrix * weights).sum() / weights.sum()
+def pair_mean(
+    matrix: Float[Tensor, "N N"],
+    w: Float[Tensor, "*R N"],
+    among: Bool[Tensor, "N N"] | None = None,
+) -> Float[Tensor, "*R"]:
+    """Mean of a symmetric matrix over pairs of different items, item i counting ``w[i]`` times, for
+    each row of weights; NaN if fewer than two items have weight.
+
+    Args:
+        among: Which pairs count; by default all.
+    """
+    counts = torch.ones_like(matrix) if among is None else among.to(matrix)
+    counts = counts.clone().fill_diagonal_(0.0)
+    return ((w @ (matrix * counts)) * w).sum(-1) / ((w @ counts) * w).sum(-1)
 
 
 def kid(
     truth: Float[Tensor, "N D"],
     found: Float[Tensor, "M D"],
-    w: Float[Tensor, "M"] | None = None,
-) -> float:
-    """Kernel inception distance: the unbiased squared MMD of two sets of features.
+    w: Float[Tensor, "*R M"] | None = None,
+) -> Float[Tensor, "*R"]:
+    """Kernel inception distance: the unbiased squared MMD of two sets of features, for each row of
+    weights of the found ones.
 
     (Binkowski et al. 2018, arXiv:1801.01401, eq. 4, with all pairs in place of random subsets and
     sets of any two sizes; can be below 0.) NaN for fewer than two different found items.
@@ -87,14 +97,24 @@ def kid(
     w = w.double()
     within_truth = pair_mean(kernel(truth, truth), torch.ones(len(truth), dtype=torch.float64))
     within_found = pair_mean(kernel(found, found), w)
-    across = (kernel(truth, found).mean(0) * w).sum() / w.sum()
-    return float(within_truth + within_found - 2 * across)
+    across = (w @ kernel(truth, found).mean(0)) / w.sum(-1)
+    return within_truth + within_found - 2 * across
 
 
-def diversity(features: Float[Tensor, "N D"], w: Float[Tensor, "N"] | None = None) -> float:
-    """Mean Euclidean distance between the features of different results; NaN for fewer than 2."""
+def diversity(
+    features: Float[Tensor, "N D"],
+    w: Float[Tensor, "*R N"] | None = None,
+    among: Bool[Tensor, "N N"] | None = None,
+) -> Float[Tensor, "*R"]:
+    """Mean Euclidean distance between the features of different results, for each row of weights;
+    NaN for fewer than 2.
+
+    Args:
+        among: Which pairs count, such as those of one caption.
+    """
     w = torch.ones(len(features)) if w is None else w
-    return float(pair_mean(torch.cdist(features.double(), features.double()), w.double()))
+    distances = torch.cdist(features.double(), features.double())
+    return pair_mean(distances, w.double(), among)
 
 
 def paired_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> float:

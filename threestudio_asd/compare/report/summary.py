@@ -207,13 +207,10 @@ def _images(record: dict[str, Any]) -> Tensor:
 
 def _under_draws(name: str, truth: Tensor, found: Tensor, weights: np.ndarray) -> np.ndarray:
     """KID or diversity of ``found`` (M, D) for each row of ``weights`` (R, M)."""
-    compute = {
-        "kid": lambda w: metrics.kid(truth, found, w),
-        "diversity": lambda w: metrics.diversity(found, w),
-    }[name]
     rows, inverse = np.unique(weights, axis=0, return_inverse=True)
-    values = np.array([compute(torch.from_numpy(row)) for row in rows])
-    return values[inverse.reshape(-1)]
+    w = torch.from_numpy(rows)
+    values = metrics.kid(truth, found, w) if name == "kid" else metrics.diversity(found, w)
+    return values.numpy()[inverse.reshape(-1)]
 
 
 def _weighted(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from threestudio_asd import homes, log, parallel
-from threestudio_asd.compare.grid import Cell, Grid, make_folder
+from threestudio_asd.compare.grid import Cell, Grid
 from threestudio_asd.compare.measure import figures
 from threestudio_asd.compare.records import (
     Record,
@@ -28,6 +28,7 @@ from threestudio_asd.compare.run.progress import Progress
 from threestudio_asd.compare.run.train import Outcome, train
 from threestudio_asd.cores import cores
 from threestudio_asd.errors import UserError
+from threestudio_asd.files import make_folder
 from threestudio_asd.studio.checkpoint.store import save_atomically
 from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.studio.models.prompt_processor import cache as embeddings
@@ -67,7 +68,7 @@ def run_grid(
     """
     prepare_cpu()
     load_extensions()
-    make_folder(out / "cells")
+    make_folder(out / "cells", "use --out")
     records = finished(grid, out)
     mine = grid.cells[shard[0] :: shard[1]]
     todo = missing(grid, out, mine, records)

@@ -89,12 +89,14 @@ def read_config(
     *yamls: str | os.PathLike,
     cli_args: Iterable[str] = (),
     from_string: bool = False,
+    fields: type = ExperimentConfig,
     **overrides: Any,
 ) -> DictConfig:
     """Read and merge YAML files, then ``key=value`` arguments, then ``overrides``.
 
     Args:
         yamls: paths, or with ``from_string`` the YAML text itself.
+        fields: The dataclass whose keys it has.
 
     Returns:
         The merged config with its interpolations still open; every value and key is there. Keys of
@@ -110,9 +112,8 @@ def read_config(
     try:
         # Which keys are texts depends on the classes that the other keys name.
         draft = OmegaConf.merge(*(part for part, _ in sources), *readable(arguments), overrides)
-        top = ExperimentConfig
-        parts = [with_texts(part, written, draft, top) for part, written in sources]
-        cfg = OmegaConf.merge(*parts, *(a.typed(draft, top) for a in arguments), overrides)
+        parts = [with_texts(part, written, draft, fields) for part, written in sources]
+        cfg = OmegaConf.merge(*parts, *(a.typed(draft, fields) for a in arguments), overrides)
         missing = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error)) from error
@@ -120,15 +121,15 @@ def read_config(
         # Filling the gap would be in vain where only threestudio has the parts.
         told = " ".join(filter(None, (missing_value(missing[0]), elsewhere.advice_for(cfg))))
         raise UserError(told)
-    require_known(ExperimentConfig, cfg)
+    require_known(fields, cfg)
     return cfg
 
 
-def resolve_config(cfg: DictConfig) -> Any:
+def resolve_config(cfg: DictConfig, fields: type = ExperimentConfig) -> Any:
     """Resolve every interpolation of :func:`read_config`'s result, check the top level's types.
 
     Returns:
-        A structured :class:`ExperimentConfig`.
+        A structured config of the dataclass ``fields``.
 
     Raises:
         UserError: an interpolation that cannot be resolved, or a value of the wrong type.
@@ -137,7 +138,7 @@ def resolve_config(cfg: DictConfig) -> Any:
         values = OmegaConf.to_container(cfg, resolve=True)
     except (OmegaConfBaseException, ArithmeticError) as error:
         raise UserError(unresolved(error)) from error
-    return parse_structured(ExperimentConfig, OmegaConf.create(escape(values)))
+    return parse_structured(fields, OmegaConf.create(escape(values)))
 
 
 def load_config(

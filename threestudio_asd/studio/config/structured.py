@@ -169,6 +169,8 @@ def _value(cfg: DictConfig, key: Any, hint: Any) -> Any:
         value = cfg[key]
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error)) from error
+    if isinstance(value, DictConfig) and dataclasses.is_dataclass(hint):  # a section
+        return OmegaConf.to_object(parse_structured(hint, value))
     members = type_members(hint)
     if isinstance(value, ListConfig) and is_schedule(value) and {int, float} & set(members):
         return value  # OmegaConf leaves a node alone: this is how a schedule enters a float field

@@ -68,7 +68,7 @@ def main(
     # All that can be known to be wrong is said before the imports, which take seconds.
     raw = read_config(source, cli_args=overrides)
     _require_file("resume", raw.get("resume"))
-    _choose_gpu(args.gpu)
+    choose_gpu(args.gpu)
     if args.typecheck:
         _check_types()
     for module in (*BUILTINS, *plugins):
@@ -85,7 +85,7 @@ def main(
     return run(args, source, cfg, go_on, new)
 
 
-def _choose_gpu(gpu: str) -> None:
+def choose_gpu(gpu: str) -> None:
     """Show CUDA this device only; as in threestudio, an existing CUDA_VISIBLE_DEVICES wins."""
     if not gpu.isdigit():
         raise UserError(f"--gpu {gpu}: the bundled host trains on one device; give its number.")

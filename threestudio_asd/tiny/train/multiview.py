@@ -6,8 +6,6 @@ without a camera, so that the world's variety is not forgotten. Autoencoder, tex
 stay as they are.
 """
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor, nn
 
 from threestudio_asd.files import written_whole
+from threestudio_asd.pretrained.folders import model_written_whole
 from threestudio_asd.stop import held
 from threestudio_asd.teachers.views import (
     CAMERA_EMBEDDING,
@@ -169,10 +168,7 @@ def main(
 def write_folder(unet: UNet2DConditionModel, source: Path, out: Path) -> None:
     """The folder ``source`` with ``unet`` in place of its own, in half precision."""
     join_views(unet, 1)
-    keep: Callable[..., set[str]] = shutil.ignore_patterns("unet", "report.json", "*.md", "*.png")
-    with held():
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(source, out, ignore=keep)
-        unet.half().save_pretrained(out / "unet", safe_serialization=True)
+    with held(), model_written_whole(out, source, without=("unet",)) as partial:
+        unet.half().save_pretrained(partial / "unet", safe_serialization=True)
         unet.float()
-        write_views(out / "unet", VIEWS_AT_ONCE)
+        write_views(partial / "unet", VIEWS_AT_ONCE)

@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from torch import Tensor
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
@@ -17,6 +15,7 @@ from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.stop import held
 from threestudio_asd.tiny import next_edition
 from threestudio_asd.tiny.captions import caption
+from threestudio_asd.tiny.pictures import scenes_grid
 from threestudio_asd.tiny.scenes import COLORS, HELD_OUT, OBJECTS
 from threestudio_asd.tiny.train.measure import sample
 
@@ -49,13 +48,12 @@ It exists to make score distillation testable on a CPU; it knows nothing else of
 
 def sample_grid(pipe: StableDiffusionPipeline, seed: int = 0) -> Image.Image:
     """Every object (rows) in every colour (columns), front view, scale 4."""
-    rows: list[Tensor] = []
+    found = {}
     for name in OBJECTS:
         captions = [caption(name, shade, "front", False) for shade in COLORS]
         images = sample(pipe, captions, 4.0, seed, len(captions))
-        rows.append(torch.cat(list(images), dim=-1))
-    grid = torch.cat(rows, dim=-2).permute(1, 2, 0)
-    return Image.fromarray((grid.numpy() * 255).round().astype("uint8"))
+        found |= {(name, shade): image for shade, image in zip(COLORS, images, strict=True)}
+    return scenes_grid(found)
 
 
 def training_line(stage: str, facts: dict[str, Any]) -> str:

@@ -31,11 +31,8 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         """
         folder = resolve_model(self.cfg.pretrained_model_name_or_path, TEXT_COMPONENTS)
         encoder = TextEncoder(folder, self.device)
-        if unknown := encoder.unknown_words(prompts):
-            warn(
-                f"The text encoder does not know: {', '.join(unknown)}. It reads each of them as "
-                "the same unknown word."
-            )
+        if told := encoder.unknown_told(prompts):
+            warn(told)
         if cut := encoder.too_long(list(dict.fromkeys(prompts))):
             more = f", and so are {len(cut) - 1} more with it" if cut[1:] else ""
             warn(

@@ -1,0 +1,1 @@
+"""Generators beside their teacher: figures, and a page of them."""

@@ -1,0 +1,228 @@
+"""Generators of one step beside their teacher: quality for every number of network evaluations.
+
+In the embedded world alone, whose truth is known: every picture has the caption of a true render
+that no teacher was trained on, teacher and generators start from the same noise, and the judge's
+features are those in which distances are measured.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from threestudio_asd import log
+from threestudio_asd.compare.report.summary import Estimate
+from threestudio_asd.errors import UserError
+from threestudio_asd.files import written_whole
+from threestudio_asd.generators.measure.measures import Ruler, as_json, held_renders, pairs_of
+from threestudio_asd.generators.one_step import Note, OneStepGenerator, find_teacher, read_note
+from threestudio_asd.generators.reals import encoder
+from threestudio_asd.generators.samples import (
+    DDIM_STEPS,
+    decoded,
+    generator_latents,
+    teacher_latents,
+)
+from threestudio_asd.studio.device import get_device
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.tiny.dataset import Renders
+from threestudio_asd.tiny.judge import load_judge, load_report
+from threestudio_asd.tiny.render import EVAL_SIZE
+from threestudio_asd.tiny.scenes import WORLD_VERSION
+from threestudio_asd.tiny.train.measure import RENDER_SEED, captions_of
+
+SAMPLES = 1024
+TRUTH = 4096
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    Args:
+        folders: Generators.
+        teacher: A folder or hub id; by default the one that the generators name.
+        steps: Of the generators.
+        scales: Guidance scales of the teacher's 25 DDIM steps.
+        samples: Pictures of each.
+        truth: True renders that they are measured against.
+        seed: Of the noise.
+
+    Raises:
+        UserError: A number is too small, or there is nothing to measure.
+    """
+
+    folders: Sequence[Path]
+    teacher: str | None = None
+    steps: Sequence[int] = (1, 2, 4)
+    scales: Sequence[float] = (1.0, 1.5, 4.0)
+    samples: int = SAMPLES
+    truth: int = TRUTH
+    seed: int = 3
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.truth < self.samples:
+            raise UserError(
+                f"{self.samples} samples against {self.truth} true renders: measure at least two "
+                "samples, against at least as many renders, whose captions they have."
+            )
+        if not self.folders or not self.steps:
+            raise UserError("Name at least one generator and one number of steps.")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One way of drawing.
+
+    Args:
+        series: What draws; the ways of one series differ in their evaluations.
+        evaluations: Of the network, for each picture.
+        images: RGB, 0 .. 255.
+        captions, pairs: Of the images; those of true renders are their own.
+        figures: ``measures.MEASURES`` by name.
+    """
+
+    series: str
+    evaluations: int
+    images: UInt8[Tensor, "N 3 64 64"]
+    captions: list[str]
+    pairs: list[tuple[str, str]]
+    figures: dict[str, Estimate]
+
+    @property
+    def title(self) -> str:
+        if not self.evaluations:
+            return self.series
+        return f"{self.series}, {self.evaluations} evaluation{'s' * (self.evaluations > 1)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Everything that was measured.
+
+    Args:
+        teacher: As a note names it.
+        notes: Of the generators, by title.
+    """
+
+    request: Request
+    teacher: str
+    notes: dict[str, Note]
+    rows: list[Measured]
+
+    def save(self, out: Path, commands: Sequence[str], machine: str) -> Path:
+        """``results.json`` in ``out``: the figures as [value, low, high]."""
+        found = {
+            "samples": self.request.samples,
+            "truth": self.request.truth,
+            "seed": self.request.seed,
+            "teacher": self.teacher,
+            "generators": {title: vars(note) for title, note in self.notes.items()},
+            "rows": [
+                {
+                    "series": row.series,
+                    "evaluations": row.evaluations,
+                    **as_json(row.figures),
+                }
+                for row in self.rows
+            ],
+            "judge": load_report()["sha256"],
+            "world": WORLD_VERSION,
+            "commands": list(commands),
+            "machine": machine,
+        }
+        with written_whole(out / RESULTS) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n")
+        return out / RESULTS
+
+
+def evaluate(request: Request) -> Results:
+    """Measure true renders, the autoencoder alone, the teacher, and the generators.
+
+    Raises:
+        UserError: A folder is no generator, the models are not of the embedded world's size, or
+            the generators have several teachers and none is named.
+    """
+    notes = _titled(request.folders)
+    name = _teacher_name(request, list(notes.values()))
+    teacher = _model(find_teacher(name))
+    models = {title: _model(folder) for title, folder in zip(notes, request.folders, strict=True)}
+    generators = {
+        title: OneStepGenerator.of(models[title].net, note.init_timestep)
+        for title, note in notes.items()
+    }
+    for generator in generators.values():  # what cannot be is told before minutes of sampling
+        generator.timesteps(max(request.steps))
+    truth = held_renders(request.truth)
+    shown = Renders(**{key: value[: request.samples] for key, value in vars(truth).items()})
+    ruler = Ruler(load_judge(), truth.images.float() / 255)
+    captions = captions_of(shown)
+
+    def measured(series: str, evaluations: int, images: Tensor, of: Renders = shown) -> Measured:
+        said, pairs = captions_of(of), pairs_of(of)
+        figures = ruler.measure(images, said, pairs)
+        kept = (images * 255).round().byte()
+        row = Measured(series, evaluations, kept, said, pairs, figures)
+        log.info(
+            *("%s: FID %.2f, judged right %.3f", row.title),
+            *(figures[name].value for name in ("fid", "right")),
+        )
+        return row
+
+    others = held_renders(request.samples, RENDER_SEED + 1)
+    rows = [measured("true renders", 0, others.images.float() / 255, others)]
+    rows.append(measured("autoencoder alone", 0, _reconstructed(teacher, shown)))
+    for scale in request.scales:
+        latents = teacher_latents(teacher, captions, scale, request.seed)
+        evaluations = DDIM_STEPS * (1 if scale == 1.0 else 2)
+        series = f"teacher, scale {scale:g}"
+        rows.append(measured(series, evaluations, decoded(teacher, latents)))
+    for title, generator in generators.items():
+        for steps in request.steps:
+            latents = generator_latents(generator, models[title], captions, steps, request.seed)
+            rows.append(measured(title, steps, decoded(models[title], latents)))
+    return Results(request, name, notes, rows)
+
+
+def _titled(folders: Sequence[Path]) -> dict[str, Note]:
+    """The notes by title: the method, or the folder where two have one method."""
+    notes = [read_note(folder) for folder in folders]
+    for title_of in (lambda f, n: n.method, lambda f, n: f.name, lambda f, n: str(f)):
+        titles = [title_of(folder, note) for folder, note in zip(folders, notes, strict=True)]
+        if len(set(titles)) == len(titles):
+            break
+    else:
+        raise UserError("A generator is named twice; name each once.")
+    return dict(zip(titles, notes, strict=True))
+
+
+def _teacher_name(request: Request, notes: Sequence[Note]) -> str:
+    if request.teacher is not None:
+        return request.teacher
+    names = sorted({note.teacher for note in notes})
+    if len(names) > 1:
+        raise UserError(
+            f"The generators have different teachers ({', '.join(names)}); name one with --teacher."
+        )
+    return names[0]
+
+
+def _model(path_or_id: str | Path) -> StableDiffusionTeacher:
+    model = StableDiffusionTeacher.from_pretrained(path_or_id, device=get_device())
+    if model.image_size != EVAL_SIZE:
+        raise UserError(
+            f"The model {path_or_id} draws {model.image_size} pixels: what is measured are "
+            f"pictures of the embedded world, of {EVAL_SIZE} pixels."
+        )
+    return model
+
+
+def _reconstructed(teacher: StableDiffusionTeacher, renders: Renders) -> Float[Tensor, "N 3 64 64"]:
+    encode = encoder(teacher)
+    chunks = renders.images.split(64)
+    return decoded(teacher, torch.cat([encode(x.float() / 255) for x in chunks]))
