@@ -127,6 +127,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             host.info(line)
         words = wordings(cfg.texts, {name for m in methods.values() for name in m.needs})
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
+        checks.require_corrective(self.teacher, methods.values())
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)

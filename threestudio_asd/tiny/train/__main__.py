@@ -1,5 +1,6 @@
 """``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order;
-then ``multiview|measure_views`` for a teacher that sees four views, from the published model.
+then, from the published model, ``multiview|measure_views`` for a teacher that sees four views, and
+``corrective`` for the small network beside it that ``lmc-sds`` reads.
 
 Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
 that it comes in. ``publish`` puts the measured model into the package under a name that holds a
@@ -13,9 +14,10 @@ from pathlib import Path
 import torch
 
 from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
-from threestudio_asd.tiny import WEIGHTS
+from threestudio_asd.tiny import WEIGHTS, model_folder
 
-STAGES = ("judge", "vae", "diffusion", "measure", "publish", "multiview", "measure_views")
+STAGES = ("judge", "vae", "diffusion", "measure", "publish")
+STAGES += ("multiview", "measure_views", "corrective")
 
 
 def main() -> None:
@@ -37,6 +39,8 @@ def main() -> None:
         **{"judge": WEIGHTS / "judge", "publish": WEIGHTS},
         **{"multiview": of_views, "measure_views": of_views},
     }.get(args.stage, args.work / "tiny-shapes")
+    if args.stage == "corrective":
+        out = Path(model_folder("tiny-shapes"))
     try:
         with heeded():
             stage.main(args.work, out, **extra)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from threestudio_asd.files import written_whole
 from threestudio_asd.stop import held
+from threestudio_asd.teachers.unet import CORRECTIVE
 from threestudio_asd.teachers.views import (
     CAMERA_EMBEDDING,
     camera_labels,
@@ -165,7 +166,8 @@ def main(
 def write_folder(unet: UNet2DConditionModel, source: Path, out: Path) -> None:
     """The folder ``source`` with ``unet`` in place of its own, in half precision."""
     join_views(unet, 1)
-    keep: Callable[..., set[str]] = shutil.ignore_patterns("unet", "report.json", "*.md", "*.png")
+    others = ("unet", CORRECTIVE, "report.json", "*.md", "*.png")
+    keep: Callable[..., set[str]] = shutil.ignore_patterns(*others)
     with held():
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(source, out, ignore=keep)
