@@ -104,7 +104,7 @@ def fixed():
             x0 = latents.detach().repeat(len(t) // len(latents), 1, 1, 1)
             return NoisyBatch.of(schedule, x0, t, noise)
 
-        def draws(latents, views, text):
+        def draws(latents, views, text, scale):
             return at(latents, *draw), critic_draw and at(latents, *critic_draw)
 
         guidance.draws = draws
@@ -121,7 +121,7 @@ def drawn(prompt):
         angles = (torch.zeros(n), torch.zeros(n), torch.full((n,), 1.5))
         views = Views(*angles, *(torch.eye(4).expand(n, 4, 4),) * 2)
         text = guidance.conditions(prompt(), views)
-        return guidance.draws(torch.zeros(n, 4, 8, 8), views, text)
+        return guidance.draws(torch.zeros(n, 4, 8, 8), views, text, 7.5)
 
     return draw
 

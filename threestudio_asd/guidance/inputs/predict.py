@@ -28,6 +28,7 @@ class AskTeacher:
         settings: Its numbers.
         draws: Its random numbers.
         field: The noise field that it reads.
+        scale: The guidance scale s of the step.
     """
 
     teacher: Teacher
@@ -36,6 +37,7 @@ class AskTeacher:
     settings: Settings
     draws: Draws
     field: Field | None = None
+    scale: float = 1.0
 
     @property
     def schedule(self) -> NoiseSchedule:
