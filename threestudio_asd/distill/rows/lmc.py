@@ -9,7 +9,7 @@ the teacher makes of x_0 at t: in x_0 units, w = sigma / alpha, the gradient is 
 A low scale will do, as the prompt's share need not drown that blur. b is trained once, on pictures
 as the teacher knows them, and frozen; with the identity for b this is SDS.
 
-There is no public code. That a shallow network mimics the teacher's time-dependent deficiency, that
+There is no public code. That a shallow network mimics the teacher's frequency bias at each t, that
 it is subtracted and that the scale is low is the paper's; the rest is this package's reading:
 
 - b minimises the mean squared error to the teacher's denoised x_t over clean latents x_0, times and

@@ -124,8 +124,8 @@ def picture(
 def main(
     work: Path,
     out: Path,
-    steps: int = 2000,
-    renders: int = 6144,
+    steps: int = 1000,
+    renders: int = 4096,
     batch: int = 32,
     lr: float = 1e-3,
     seed: int = 31,
