@@ -89,7 +89,7 @@ def test_a_model_brings_its_network_along(make, prompt, views, fixed, folders):
 
 
 def test_a_model_without_one_is_told_before_the_training(make, random_sd):
-    with pytest.raises(UserError, match=r"no corrective network .* train corrective` trains one"):
+    with pytest.raises(UserError, match=r"no corrective network .*train corrective` trains one"):
         make(method={0: "sds", 5: "lmc-sds"}, pretrained_model_name_or_path=str(random_sd))
     make(method="sds", pretrained_model_name_or_path=str(random_sd))
 

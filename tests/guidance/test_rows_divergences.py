@@ -84,7 +84,8 @@ class ExactCritic(nn.Module):
     def __init__(self, mean, variance):
         super().__init__()
         self.one = nn.Parameter(torch.ones((), dtype=torch.float64))
-        self.mean, self.variance = mean, torch.full((1, 1, 1, 1), variance).double()
+        self.mean = mean
+        self.variance = torch.full((1, 1, 1, 1), variance, dtype=torch.float64)
 
     def predict(self, x_t, t, condition):
         return self.one * gaussian_epsilon(SCHEDULE, x_t, t, self.mean, self.variance)
@@ -110,7 +111,7 @@ def sim(x0, noise, t, std, mean=MEAN, variance=0.36):
 
 def test_sims_gradient_is_that_of_the_distance_of_the_scores():
     """One variance v for prompt and renders: |D_s - D_phi| = f |m - theta| everywhere, f = sigma^2
-    / (alpha^2 v + sigma^2), whose gradient in theta each draw gives."""
+    / (alpha^2 v + sigma^2), whose gradient in theta, the renders' mean, each draw gives."""
     grad, exact = sim(X0, EPS, T, std=0.6)
     alpha, sigma = levels_of(T)
     apart = exact.means[exact.names.index("y")] - MEAN
@@ -119,18 +120,17 @@ def test_sims_gradient_is_that_of_the_distance_of_the_scores():
 
 
 def test_sims_gradient_is_that_of_the_distance_in_the_mean_over_draws():
-    """Prompt and renders of two variances, scores that are affine in x_t: many draws of renders and
-    noise against the derivative of E |D_s - D_phi| in the renders' mean, by central differences."""
+    """Prompt and renders of two variances: many draws of renders and noise against the derivative
+    of E |D_s - D_phi| in the mean whose score D_phi is, at the same x_t, by central differences."""
     n, time = 4000, 500
     t = torch.full((n,), time)
     x_0 = MEAN + 0.6 * normal(n, *SHAPE, seed=10)
     noise = normal(n, *SHAPE, seed=11)
     grad, exact = sim(x_0, noise, t, std=0.9)
     alpha, sigma = levels_of(time)
-    mean = exact.means[exact.names.index("y")]
+    mean, x_t = exact.means[exact.names.index("y")], alpha * x_0 + sigma * noise
 
     def distance(theta):
-        x_t = alpha * (x_0 - MEAN + theta) + sigma * noise
         pair = ((mean, 0.81), (theta, 0.36))
         of = [m + alpha * v / (alpha**2 * v + sigma**2) * (x_t - alpha * m) for m, v in pair]
         return (of[0] - of[1]).flatten(1).norm(dim=1).mean()

@@ -18,7 +18,7 @@ from exact_rows import (
 )
 
 from threestudio_asd.distill.noise_fields import FieldNoise
-from threestudio_asd.distill.rows.dsd import path_times
+from threestudio_asd.distill.rows.paths.dsd import path_times
 from threestudio_asd.distill.schedule import FlowSchedule
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.step import DistillationStep
@@ -79,9 +79,9 @@ def test_cds_written_out():
 
 
 def test_cds_ends_at_the_last_time():
-    noisy, grad = noisy_and_grad("cds", t=torch.full((B,), 999), cds_gap=50.0)
+    noisy, grad = noisy_and_grad("cds", t=torch.full((B,), 999), cds_gap=400.0)
     assert torch.equal(noisy.t, torch.full((B,), 999))
-    t = torch.full((B,), 949)
+    t = torch.full((B,), 599)
     x_to = stepped(noisy.x_t, noisy.t, t)
     close(grad, guided(noisy.x_t, noisy.t) - guided(x_to, t))
 

@@ -52,7 +52,7 @@ def _fixed(noise: Tensor):
 
 
 def _two(x: Tensors):
-    return _text({"noise": x["latents"]} | x, null="uncond", cond="cond")
+    return _text(x | {"noise": x["latents"]}, null="uncond", cond="cond")
 
 
 def _scales(case: Case, *scales: float) -> list[float]:
@@ -65,8 +65,8 @@ def _jsd(case: Case, x: Tensors, weights: Tensors) -> Tensors:
     keys = ("inversion_n_steps", "inversion_eta", "jsd_scale")
     settings = step.defaults | {key: float(case[key]) for key in keys}
     settings["inversion_guidance_scale"] = inversion_scale
-    normals = x["noise"] if case["inversion_eta"] else x["noise"][-1:]
-    draws = Recorded(*normals, uniform=case["uniform_draw"])
+    *inversion, last = x["noise"]
+    draws = Recorded(last, *inversion, uniform=case["uniform_draw"])
     noisy = step.noisy(x["latents"], x["t"], _views(1), _two(x), settings, draws, scale)
     found, grad = _evaluated(step, x["latents"], _two(x), noisy, scale, settings=settings)
     said = found.predictions

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,8 +118,8 @@ def ask(teacher: Teacher, queries: Sequence[Query]) -> list[Answer]:
     return found
 
 
-def _asked(teacher: Teacher, rows: Sequence[Row]) -> Sequence[Tensor]:
-    """What the network says to each of ``rows``."""
+def _asked(teacher: Teacher, rows: Sequence[Any]) -> Sequence[Tensor]:
+    """What the network says to each :data:`Row` of ``rows``."""
     if not rows:
         return ()
     x_t, t, conditions = zip(*rows, strict=True)

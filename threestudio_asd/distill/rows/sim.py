@@ -3,11 +3,11 @@
     loss = <(D_s - D_phi) / |D_s - D_phi|, D_phi - x_0>,    D = x0(e): D_s of e^s, D_phi of e_phi
 
 (Dive3D, Bai et al. 2025, arXiv:2506.13594, after Luo et al. 2024, arXiv:2410.16794.) With the
-critic's score exact its gradient is that of E |D_s(x_t) - D_phi(x_t)| with respect to the renders'
-distribution: the distance of the scores themselves, in x_0 units, in place of a divergence of the
-densities. The gradient does not shrink with the distance, and each item's has a size of its own. It
-is differentiated through teacher and critic, as no other row is: a step keeps the activations of
-three evaluations of the UNet. The critic is VSD's.
+critic's score exact its gradient is, in the mean, that of E |D_s(x_t) - D_phi(x_t)| in the renders'
+score D_phi, at x_t that are held: the distance of the scores themselves, in x_0 units, in place of
+a divergence of the densities. It does not shrink with that distance. It is differentiated through
+teacher and critic, as no other row is: a step keeps the activations of three evaluations of the
+UNet. The critic is VSD's.
 
 That is the first stage's loss of the official code (026cb40, ``nerf/sd.py``). There w is 1, the
 weight sigma^2 sigma / alpha that it computes is never read; the scale is counted from the other

@@ -26,7 +26,7 @@ from threestudio_asd.distill.methods import Method, register_method
 from threestudio_asd.distill.noise_fields import FIXED, FieldPredict, field_noise
 from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Views, register_noising
 from threestudio_asd.distill.predictions import Predictions
-from threestudio_asd.distill.rows.sdi import guided
+from threestudio_asd.distill.rows.paths.sdi import guided
 from threestudio_asd.distill.schedule import Times
 from threestudio_asd.distill.terms import register_source
 from threestudio_asd.errors import UserError

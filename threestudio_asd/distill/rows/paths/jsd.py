@@ -25,7 +25,7 @@ from threestudio_asd.distill.methods import Method, register_method
 from threestudio_asd.distill.noising import NOISINGS, NoisyBatch, Predict, Views, register_noising
 from threestudio_asd.distill.prediction_types import from_epsilon, to_epsilon
 from threestudio_asd.distill.predictions import Predictions
-from threestudio_asd.distill.rows.sdi import ddim_inversion, guided
+from threestudio_asd.distill.rows.paths.sdi import ddim_inversion, guided
 from threestudio_asd.distill.schedule import Times
 from threestudio_asd.distill.terms import register_source, register_target
 
@@ -42,10 +42,12 @@ def denoised_twice(
     x0: Float[Tensor, "B C H W"], t: Times, views: Views, predict: Predict
 ) -> NoisyBatch:
     """x_t by SDI's inversion; ``once`` is e^s, ``twice`` the epsilon that makes D_2 of x_t."""
-    noisy, schedule = ddim_inversion(x0, t, views, predict), predict.schedule
+    # Before the inversion, whose draws are as many as an item's steps.
+    fresh, schedule = predict.draws.normal(x0), predict.schedule
+    noisy = ddim_inversion(x0, t, views, predict)
     once = guided(predict, noisy.x_t, t, predict.scale)
     first = from_epsilon(schedule, once, noisy.x_t, t, "sample")
-    y_t = schedule.add_noise(first, predict.draws.normal(x0), t)
+    y_t = schedule.add_noise(first, fresh, t)
     second = from_epsilon(schedule, guided(predict, y_t, t, predict.scale), y_t, t, "sample")
     twice = to_epsilon(schedule, second, noisy.x_t, t, "sample")
     return replace(noisy, extras={"once": once, "twice": twice})
