@@ -124,7 +124,7 @@ def picture(
 def main(
     work: Path,
     out: Path,
-    steps: int = 1000,
+    steps: int = 600,
     renders: int = 4096,
     batch: int = 32,
     lr: float = 1e-3,
