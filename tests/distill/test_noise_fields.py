@@ -149,7 +149,7 @@ class Question:
         self.field, self.settings = field, Settings({"sqrt_beta": sqrt_beta})
         self.draws = Draws()
 
-    views_at_once = 1
+    views_at_once, scale = 1, 1.0
 
     def __call__(self, name, x_t, t, items=None):
         raise AssertionError("these noisings ask the teacher nothing")

@@ -10,16 +10,23 @@ from threestudio_asd.guidance.asd import StableDiffusionASDGuidance
 from threestudio_asd.studio.models.prompt_processor import PromptProcessorOutput
 from threestudio_asd.studio.models.prompt_processor.directions import view_directions
 from threestudio_asd.tiny.random_sd import write_random_sd
+from threestudio_asd.tiny.train.corrective import new_corrective
+from threestudio_asd.tiny.train.corrective import write as write_corrective
 
 WIDTH, TOKENS = 24, 77  # of a text embedding: the model's
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Prediction type -> a model of random weights."""
+    """Prediction type -> a model of random weights; a corrective network lies beside its UNet."""
     root = tmp_path_factory.mktemp("sd")
     kinds = ("epsilon", "v_prediction")
-    return {kind: write_random_sd(root / kind, kind, text_width=WIDTH) for kind in kinds}
+    found = {kind: write_random_sd(root / kind, kind, text_width=WIDTH) for kind in kinds}
+    corrective = new_corrective()
+    torch.nn.init.normal_(corrective.net.conv_out.weight, std=0.1)
+    for folder in found.values():
+        write_corrective(corrective, folder, {})
+    return found
 
 
 @pytest.fixture
@@ -97,7 +104,7 @@ def fixed():
             x0 = latents.detach().repeat(len(t) // len(latents), 1, 1, 1)
             return NoisyBatch.of(schedule, x0, t, noise)
 
-        def draws(latents, views, text):
+        def draws(latents, views, text, scale):
             return at(latents, *draw), critic_draw and at(latents, *critic_draw)
 
         guidance.draws = draws
@@ -114,7 +121,7 @@ def drawn(prompt):
         angles = (torch.zeros(n), torch.zeros(n), torch.full((n,), 1.5))
         views = Views(*angles, *(torch.eye(4).expand(n, 4, 4),) * 2)
         text = guidance.conditions(prompt(), views)
-        return guidance.draws(torch.zeros(n, 4, 8, 8), views, text)
+        return guidance.draws(torch.zeros(n, 4, 8, 8), views, text, 7.5)
 
     return draw
 

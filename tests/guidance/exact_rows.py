@@ -89,11 +89,27 @@ class LinearCritic(nn.Module):
         return False
 
 
+def denoised_mean(exact: GaussianTeacher, prompt: str = "n"):
+    """b(x_0, t) that is right for every x_0: the mean, over the noise, of what a Gaussian teacher
+    makes of x_0, m + alpha^2 v / (alpha^2 v + sigma^2) (x_0 - m)."""
+    which = exact.names.index(prompt)
+    mean, variance = exact.means[which], exact.variances[which]
+
+    def corrective(x0: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = levels_of(t)
+        return mean + alpha**2 * variance / (alpha**2 * variance + sigma**2) * (x0 - mean)
+
+    return corrective
+
+
 def step_of(name: str, kind: str = "epsilon", exact=EXACT, **options) -> DistillationStep:
-    """A step of the row ``name`` whose teacher states ``kind``."""
+    """A step of the row ``name`` whose teacher states ``kind``, and whose corrective network is the
+    exact one."""
     row = METHODS.get(name) if isinstance(name, str) else name
     critic = LinearCritic() if row.critic else None
-    return DistillationStep(row, stating(exact, kind), critic, **options)
+    teacher = stating(exact, kind)
+    teacher.corrective = lambda: denoised_mean(exact)
+    return DistillationStep(row, teacher, critic, **options)
 
 
 def views_of(batch: int, items: slice = slice(None)) -> Views:

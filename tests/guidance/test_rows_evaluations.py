@@ -23,9 +23,24 @@ TABLE = {
     ("esd", True): (4 + 2, 1, 4),
     ("cfd", False): (2, 0, 1),
     ("cfd", True): (4, 0, 1),
+    # The network beside the UNet is none of it.
+    ("lmc-sds", False): (2, 0, 1),
+    ("lmc-sds", True): (4, 0, 1),
     # From -99, 1, 101, .., 401: six steps.
     ("sdi", False): (2 * 6 + 2, 0, 6 + 1),
     ("sdi", True): (4 * 6 + 4, 0, 6 + 1),
+    # At t and t', of which the drawn 451 is the latter.
+    ("cds", False): (2 + 2, 0, 2),
+    ("cds", True): (4 + 4, 0, 2),
+    # From 999, .., 499 to r, at r, and of the render at r and t.
+    ("dsd", False): (2 * 6 + 2 + 2 + 2, 0, 6 + 3),
+    ("dsd", True): (4 * 6 + 4 + 4 + 4, 0, 6 + 3),
+    # As SDI, and once more.
+    ("jsd", False): (2 * 6 + 2 + 2, 0, 6 + 2),
+    ("jsd", True): (4 * 6 + 4 + 4, 0, 6 + 2),
+    # Teacher and critic are differentiated; the critic that is trained sees no gradient of renders.
+    ("sim", False): (0, 2 + 1 + 1, 3),
+    ("sim", True): (0, 4 + 1 + 1, 3),
     # s = 351: from 1 and 201, then from s to t.
     ("ism", False): (2 + 1 + 2, 0, 2 + 1 + 1),
     ("ism", True): (2 + 1 + 4, 0, 2 + 1 + 1),

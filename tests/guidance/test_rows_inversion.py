@@ -15,8 +15,8 @@ import torch
 from exact_rows import SCHEDULE, SHAPE, Streams, gaussians, normal, step_of, text_of, views_of
 
 from threestudio_asd.distill.methods import METHODS
-from threestudio_asd.distill.rows.ism import interval_times
-from threestudio_asd.distill.rows.sdi import inversion_times
+from threestudio_asd.distill.rows.paths.ism import interval_times
+from threestudio_asd.distill.rows.paths.sdi import inversion_times
 from threestudio_asd.distill.schedule import FlowSchedule
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.step import DistillationStep

@@ -167,7 +167,7 @@ def test_a_critic_sees_the_views_of_a_scene_together(build, asked):
 def drawn(guidance, prompt, count):
     views = Views.of(batch(count))
     text = guidance.conditions(prompt(), views)
-    return guidance.draws(torch.zeros(count * V, 4, 8, 8), views, text)
+    return guidance.draws(torch.zeros(count * V, 4, 8, 8), views, text, 7.5)
 
 
 def test_views_of_a_scene_share_t_and_scenes_do_not(build, prompt):

@@ -12,9 +12,13 @@ import sys
 from pathlib import Path
 
 from check import _part, told
-from family_cases import READ, Case, Tensors
+from family_cases import READ as FAMILY
+from family_cases import Case, Tensors
+from rival_cases import READ as RIVALS
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+READ = FAMILY | RIVALS
 
 
 def cases_of(numbers: Path) -> dict[str, Case]:

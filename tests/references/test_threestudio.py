@@ -95,7 +95,7 @@ def run(guidance, case, rows=None):
     own = slice(n * case.get("lora_n_timestamp_samples", 1))
     with_critic = case["kind"] == "vsd"
 
-    def draws(latents, views, text):
+    def draws(latents, views, text, scale):
         x0, schedule = latents.detach(), guidance.teacher.schedule
         noisy = NoisyBatch.of(schedule, x0, X["t"][rows], X["noise"][rows])
         x0 = x0.repeat(case.get("lora_n_timestamp_samples", 1), 1, 1, 1)

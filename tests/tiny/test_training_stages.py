@@ -64,6 +64,7 @@ def test_from_scenes_to_a_teacher_of_several_views(tmp_path, monkeypatch):
     teacher = StableDiffusionTeacher.from_pretrained(source)
     assert teacher.views_at_once == 4 and teacher.knows_cameras
     assert teacher.unet.class_embedding.linear_2.weight.abs().max() > 0  # it has learned
+    assert not (tmp_path / "mv/corrective").exists()  # that is of single pictures
     noted = json.loads((tmp_path / "multiview.json").read_text())
     assert noted["steps"] == 4 and noted["renders"] == 24
     with pytest.raises(UserError, match=r"no .*views.json; run the stage 'measure_views' first"):

@@ -145,6 +145,8 @@ class Predict(Protocol):
     draws: Draws
     views_at_once: int
     """How many items, one after the other, share t as views of one scene."""
+    scale: float
+    """The guidance scale s of the step."""
 
     def __call__(
         self, name: str, x_t: Float[Tensor, "N C H W"], t: Times, items: Tensor | None = None

@@ -127,6 +127,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             host.info(line)
         words = wordings(cfg.texts, {name for m in methods.values() for name in m.needs})
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
+        checks.require_corrective(self.teacher, methods.values())
         with_critic = any(method.critic is not None for method in methods.values())
         self.critic = CRITICS.get(cfg.critic_type)(cfg, self.teacher) if with_critic else None
         parts = (self.teacher, self.critic, settings, cfg.guidance_scale_lora)
@@ -229,7 +230,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """One step at guidance scale ``scale``, whatever the config's is."""
         latents = as_latents(self.teacher, rgb, rgb_as_latents)
         text = text.with_camera(self._camera(views))
-        noisy, own = self.draws(latents, views, text)
+        noisy, own = self.draws(latents, views, text, scale)
         found = self.step.evaluate(
             *(latents, text, noisy, scale, self.grad_clip_val),
             critic_noisy=own,
@@ -239,12 +240,12 @@ class StableDiffusionASDGuidance(host.BaseModule):
         return dataclasses.replace(found, timesteps=self.timesteps)
 
     def draws(
-        self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions
+        self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions, scale: float
     ) -> tuple[NoisyBatch, NoisyBatch | None]:
         """The generator's noisy batch, and the critic's; None shares the first."""
         self.fields.refresh(self.step.method, self.settings)
         times = self._times(len(latents))
-        noisy = self.step.noisy(latents, times, views, text, self.settings)
+        noisy = self.step.noisy(latents, times, views, text, self.settings, scale=scale)
         if self.step.method.critic is None or self.share_noise:
             return noisy, None
         return noisy, self._critic_draw(latents)

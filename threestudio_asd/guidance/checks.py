@@ -14,6 +14,7 @@ from threestudio_asd.distill.methods import METHODS, Method
 from threestudio_asd.distill.noising import Views
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.query import CORRECTIVE
 from threestudio_asd.teachers.base import TEACHERS, Teacher
 from threestudio_asd.teachers.views import check_groups
 
@@ -160,6 +161,12 @@ def require_models(cfg: Any) -> None:
             fit; the message says which and what to do.
     """
     TEACHERS.get(cfg.get("teacher_type") or "stable-diffusion").require(cfg)
+
+
+def require_corrective(teacher: Teacher, methods: Iterable[Method]) -> None:
+    """Raises UserError if a method reads the corrective network of a teacher that has none."""
+    if any(CORRECTIVE in method.needs for method in methods):
+        teacher.corrective()
 
 
 def require_single_views(teacher: Teacher) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from threestudio_asd.distill.guidance import perp_neg
 from threestudio_asd.distill.noising import NoisyBatch
+from threestudio_asd.distill.prediction_types import to_epsilon
 from threestudio_asd.distill.predictions import PREDICTIONS
 from threestudio_asd.distill.schedule import Times
 from threestudio_asd.guidance.conditions import Conditions
@@ -19,8 +21,9 @@ from threestudio_asd.teachers.condition import Condition
 _NEGLIGIBLE_WEIGHT = 1e-4
 # In the order of threestudio's batches.
 _ORDER = ("null", "cond")
-# Of the predictions the one that no row of the network's is.
+# Of the predictions those that no row of the network's is.
 _PERP_NEG = "perpneg"
+CORRECTIVE = "corrective"
 
 Row = tuple[Tensor, Times, Condition]
 
@@ -45,7 +48,7 @@ class Query:
     def rows(self) -> dict[str, Row]:
         """Name -> (x_t, t, condition) of the evaluations that answer the query."""
         x_t, t = self.noisy.x_t, self.noisy.t
-        names = self.names - {_PERP_NEG}
+        names = self.names - {_PERP_NEG, CORRECTIVE}
         names = names | {"cond"} if _PERP_NEG in self.names else names
         names = names | {"null"} if self._moved and not self.raw else names
         ordered = [*(n for n in _ORDER if n in names), *sorted(names - {*_ORDER})]
@@ -103,11 +106,28 @@ class Answer:
 
 
 def ask(teacher: Teacher, queries: Sequence[Query]) -> list[Answer]:
-    """Answer all ``queries`` with at most one call of the teacher."""
-    rows = [row for query in queries for row in query.rows.values()]
+    """Answer all ``queries`` with at most one call of the teacher, and one of its corrective
+    network for each that reads it."""
+    parts = iter(_asked(teacher, [row for query in queries for row in query.rows.values()]))
+    found = []
+    for query in queries:
+        said = {name: next(parts) for name in query.rows}
+        if CORRECTIVE in query.names:
+            said[CORRECTIVE] = _corrected(teacher, query.noisy)
+        found.append(query.answer(said))
+    return found
+
+
+def _asked(teacher: Teacher, rows: Sequence[Any]) -> Sequence[Tensor]:
+    """What the network says to each :data:`Row` of ``rows``."""
     if not rows:
-        return [query.answer({}) for query in queries]
+        return ()
     x_t, t, conditions = zip(*rows, strict=True)
     said = teacher.epsilon(torch.cat(x_t), torch.cat(t), Condition.concatenate(conditions))
-    parts = iter(said.split([len(times) for times in t]))
-    return [query.answer({name: next(parts) for name in query.rows}) for query in queries]
+    return said.split([len(times) for times in t])
+
+
+def _corrected(teacher: Teacher, noisy: NoisyBatch) -> Tensor:
+    """The epsilon that makes b(x_0, t) of x_t."""
+    x0 = teacher.corrective()(noisy.x0, noisy.t)
+    return to_epsilon(teacher.schedule, x0, noisy.x_t, noisy.t, "sample")

@@ -116,14 +116,16 @@ class DistillationStep:
         text: Conditions,
         settings: Mapping[str, float] | None = None,
         draws: Draws | None = None,
+        scale: float = 1.0,
     ) -> NoisyBatch:
-        """The method's noising of the encoded renders at times ``t``; ``draws`` gives its random
-        numbers, torch's by default."""
+        """The method's noising of the encoded renders at times ``t``, for a step at the guidance
+        scale ``scale``; ``draws`` gives its random numbers, torch's by default."""
         noising = NOISINGS.get(self.method.noising)
         x0 = latents.detach() if self.method.generator_loss is None else latents
         settings = Settings(settings or self.defaults)
         own = settings.limited(noising.settings, f"the noising '{self.method.noising}'")
-        predict = AskTeacher(self.teacher, text, noising.asks, own, draws or Draws(), self.field)
+        draws = draws or Draws()
+        predict = AskTeacher(self.teacher, text, noising.asks, own, draws, self.field, scale)
         noisy = noising.make(x0, t, views, predict)
         return check_noisy(noisy, noising, self.method.noising)
 

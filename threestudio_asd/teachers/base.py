@@ -16,6 +16,9 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.condition import Condition
 
+#: Of clean latents x_0 and times t: other clean latents.
+Corrective = Callable[[Tensor, Tensor], Tensor]
+
 
 @runtime_checkable
 class Teacher(Protocol):
@@ -61,6 +64,18 @@ class Teacher(Protocol):
 
     def release_text_encoder(self) -> None:
         """Let go of what ``embed_text`` loaded; it may be called again."""
+
+    def corrective(self) -> Corrective:
+        """b(x_0, t), a small network's guess of what this teacher, without a prompt, makes of the
+        clean latents x_0, noised to t and denoised; for methods that read ``corrective``.
+
+        Raises:
+            UserError: The teacher has none.
+        """
+        raise UserError(
+            "The method reads what a corrective network of the teacher says, and this teacher has "
+            "none; choose another method, or give the teacher a corrective()."
+        )
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of images in [0, 1] with H = W = ``image_size``; differentiable."""

@@ -18,7 +18,7 @@ from threestudio_asd.teachers.cache import read_once
 from threestudio_asd.teachers.checkpoint_kinds import require_checkpoint
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.recorded import Recorder
-from threestudio_asd.teachers.unet import FrozenUNet, network_dtype, parse_dtype
+from threestudio_asd.teachers.unet import CorrectiveNet, FrozenUNet, network_dtype, parse_dtype
 from threestudio_asd.teachers.weights import Checkpoint, load_part
 
 
@@ -156,6 +156,17 @@ class StableDiffusionTeacher(Teacher):
     def release_text_encoder(self) -> None:
         """Let go of the text encoder."""
         self.__dict__.pop("_text_encoder", None)
+
+    def corrective(self) -> CorrectiveNet:
+        """The network in the folder ``corrective`` of the model; loaded when first asked for.
+
+        Raises UserError if the model has none.
+        """
+        return self._corrective
+
+    @cached_property
+    def _corrective(self) -> CorrectiveNet:
+        return CorrectiveNet.load(self.folder, self.schedule.device)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:

@@ -1,4 +1,5 @@
-"""A frozen diffusers UNet with its noise schedule: what a teacher asks and a critic adapts."""
+"""A frozen diffusers UNet with its noise schedule: what a teacher asks and a critic adapts; and the
+small network beside it that knows what it makes of clean latents."""
 
 import contextlib
 from collections import Counter
@@ -30,6 +31,8 @@ from threestudio_asd.teachers.weights import Checkpoint, load_part, views_of
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Where networks compute in half precision if a config allows it: a CPU is slower in it.
 HALF_PRECISION = {"cuda"}
+#: The sub-folder of a model that holds its corrective network.
+CORRECTIVE = "corrective"
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -201,3 +204,43 @@ class FrozenUNet:
         x_t = x_t.float()
         prediction = self.predict(x_t, t, condition, class_labels)
         return to_epsilon(self.schedule, prediction, x_t, t, self.prediction_type)
+
+
+class CorrectiveNet(nn.Module):
+    """b(x_0, t) = x_0 + r(x_0, t): what a teacher makes of clean latents, noised to t and denoised.
+
+    (The learned manifold corrective of Alldieck et al. 2024, arXiv:2401.05293.) It lies beside the
+    teacher's UNet, in the folder ``corrective``. Where r is 0, b is the identity.
+
+    Args:
+        net: r, a small ``UNet2DModel`` of diffusers'.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "CorrectiveNet":
+        """That of the model in ``folder``, frozen, in single precision.
+
+        Raises:
+            UserError: It has none, or one whose weights cannot be loaded.
+        """
+        if not (folder / CORRECTIVE).is_dir():
+            raise UserError(
+                f"The model {folder} has no corrective network (a folder {CORRECTIVE} beside its "
+                "unet), which the method reads; for tiny-shapes "
+                "`python -m threestudio_asd.tiny.train corrective` trains one."
+            )
+        from diffusers import UNet2DModel
+
+        net = load_part(UNet2DModel, folder, CORRECTIVE, torch.float32)
+        return cls(net).eval().requires_grad_(False).to(device)
+
+    def forward(
+        self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B C h w"]:
+        """b, in float32, inside an autocast region too."""
+        with torch.autocast(x0.device.type, enabled=False):
+            return x0.float() + self.net(x0.float(), t).sample

@@ -14,7 +14,7 @@ from threestudio_asd.distill.schedule import NoiseSchedule, Times
 from threestudio_asd.distill.settings import Settings
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.conditions import Conditions
-from threestudio_asd.guidance.query import Query, ask
+from threestudio_asd.guidance.query import CORRECTIVE, Query, ask
 from threestudio_asd.teachers.base import Teacher
 
 
@@ -28,6 +28,7 @@ class AskTeacher:
         settings: Its numbers.
         draws: Its random numbers.
         field: The noise field that it reads.
+        scale: The guidance scale s of the step.
     """
 
     teacher: Teacher
@@ -36,6 +37,7 @@ class AskTeacher:
     settings: Settings
     draws: Draws
     field: Field | None = None
+    scale: float = 1.0
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -67,9 +69,15 @@ class AskTeacher:
             items: Which of the batch's items x_t is about; all of them, in order, by default.
 
         Raises:
-            UserError: A name that the noising did not declare.
+            UserError: A name that the noising did not declare, or the corrective network, which is
+                about renders.
         """
         for name in names:
+            if name == CORRECTIVE:
+                raise UserError(
+                    f"The noising asks for '{name}', which is said of clean renders and not of "
+                    "latents of a noising's making; let a term read it."
+                )
             if name not in self.asks:
                 raise UserError(
                     f"The noising asks for '{name}' and declares "

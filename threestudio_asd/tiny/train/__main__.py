@@ -1,6 +1,6 @@
 """``python -m threestudio_asd.tiny.train judge|vae|diffusion|measure|publish``, in this order;
-then ``multiview|measure_views|publish_views`` for a teacher that sees four views, from the
-published model.
+then, from the published model, ``multiview|measure_views|publish_views`` for a teacher that sees
+four views, and ``corrective`` for the small network beside it that ``lmc-sds`` reads.
 
 Each stage resumes where it was stopped; a signal (Ctrl-C, SIGTERM, SIGHUP) stops it after the step
 that it comes in. ``publish`` and ``publish_views`` put the measured model into the package under a
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from threestudio_asd.stop import Stopped, drop_lost_streams, heeded
-from threestudio_asd.tiny import WEIGHTS
+from threestudio_asd.tiny import WEIGHTS, model_folder
 
 STAGES = ("judge", "vae", "diffusion", "measure", "publish")
 OF_VIEWS = ("multiview", "measure_views", "publish_views")
@@ -22,7 +22,7 @@ OF_VIEWS = ("multiview", "measure_views", "publish_views")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=(*STAGES, *OF_VIEWS))
+    parser.add_argument("stage", choices=(*STAGES, *OF_VIEWS, "corrective"))
     parser.add_argument("--work", type=Path, default=Path("outputs/tiny-world"))
     for number in ("steps", "batch", "renders"):
         parser.add_argument(f"--{number}", type=int, default=None)
@@ -39,6 +39,8 @@ def main() -> None:
         **{"judge": WEIGHTS / "judge", "publish": WEIGHTS, "publish_views": WEIGHTS},
         **{"multiview": of_views, "measure_views": of_views},
     }.get(args.stage, args.work / "tiny-shapes")
+    if args.stage == "corrective":
+        out = Path(model_folder("tiny-shapes"))
     try:
         with heeded():
             stage.main(args.work, out, **extra)

@@ -51,6 +51,18 @@ def inversion_times(t: int, last: int, stride: int, n: int, from_zero: bool) -> 
     return [0 if from_zero else 1 - stride, *grid, last]
 
 
+def guided(
+    predict: Predict,
+    x_t: Float[Tensor, "N C H W"],
+    t: Times,
+    scale: float,
+    items: Tensor | None = None,
+) -> Float[Tensor, "N C H W"]:
+    """e^s at (x_t, t) of the batch's ``items``, by default of all."""
+    said = predict.together(("null", "cond"), x_t, t, items)
+    return classifier_free_guidance(said["null"], said["cond"], scale)
+
+
 def step_noise(schedule: NoiseSchedule, t: Times, to: Times) -> Float[Tensor, "B 1 1 1"]:
     """sqrt(V), the standard deviation that a step of DDPM from ``to`` back to ``t`` has.
 
@@ -97,8 +109,7 @@ def ddim_inversion(
     scale, eta = settings["inversion_guidance_scale"], settings["inversion_eta"]
 
     def ask(x_t: Tensor, at: Tensor, items: Tensor) -> Tensor:
-        said = predict.together(("null", "cond"), x_t, at, items)
-        return classifier_free_guidance(said["null"], said["cond"], scale)
+        return guided(predict, x_t, at, scale, items)
 
     def fresh(at: Tensor, to: Tensor, items: Tensor) -> Tensor:
         return eta * step_noise(schedule, at, to).to(x0) * draws.normal(x0)[items]
