@@ -68,7 +68,17 @@ ALLOWED = {
             "requirements",
             "pretrained",
         ),
-        *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
+        *(
+            "kernels",
+            "scene",
+            "tiny",
+            "teachers",
+            "portable",
+            "studio",
+            "host",
+            "dropin",
+            "compare",
+        ),
     },
 }
 # The same among the rooms of the two largest layers.
