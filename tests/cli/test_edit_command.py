@@ -27,14 +27,16 @@ def pixels(path):
 
 
 @pytest.mark.parametrize("method", ["asd-pair", "dds"])
-def test_a_picture_is_edited_and_stays(photo, tmp_path, capsys, caplog, method):
+def test_a_picture_is_edited_and_stays(photo, tmp_path, capsys, method):
     before = photo.read_bytes()
     out = tmp_path / "out"
     command = ["edit", str(photo), *WORDS, "--method", method, "--out", str(out), *SHORT]
     assert main(command) == 0
     assert photo.read_bytes() == before
     (folder,) = out.iterdir()
-    assert f"{folder}/edited.png" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"{folder}/edited.png" in said.out
+    assert "90 x 60 pixels were edited as 64 x 64" in said.err
     assert np.array_equal(pixels(folder / "original.png"), pixels(photo))
     original, edited, both = (pixels(folder / f"{n}.png") for n in ("original", "edited", "both"))
     assert edited.shape == original.shape == (60, 90, 3)
@@ -45,8 +47,6 @@ def test_a_picture_is_edited_and_stays(photo, tmp_path, capsys, caplog, method):
     assert page.count("data:image/png;base64,") == 2 and 'type="range"' in page
     assert f"&quot;a red mug&quot; to &quot;a blue mug&quot; by {method}" in page
     assert "The judge calls the original &quot;a red mug&quot;" in page
-    said = caplog.text
-    assert "90 x 60 pixels were edited as 64 x 64" in said
     # Again: another folder.
     assert main(command) == 0
     assert len(list(out.iterdir())) == 2

@@ -86,6 +86,7 @@ def edit(
     from threestudio_asd.studio.config.experiment import timestamps
     from threestudio_asd.studio.config.trials import folder_name, make_new
 
+    log.setup_logging()
     image = read_picture(picture, background)
     _require_world(wanted)
     try:
@@ -130,7 +131,6 @@ def _train(wanted: Edit, folder: Path, plugins: Sequence[str], overrides: Sequen
     from threestudio_asd.stop import Stopped
     from threestudio_asd.studio.run import launch
 
-    log.setup_logging()
     values = [
         f"system.originals={folder / 'original.png'}",
         f"system.prompt_processor.prompt={wanted.target}",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from threestudio_asd.errors import UserError
-from threestudio_asd.scene.foreign.mesh import ForeignMesh
+from threestudio_asd.scene.foreign.mesh import ForeignMesh, unit
 from threestudio_asd.scene.foreign.paint import Paint
 
 #: Halvings of the interval in which the size of a cell is sought.
@@ -61,12 +61,11 @@ def thinned(mesh: ForeignMesh, most: int) -> ForeignMesh:
     if best is None:
         raise UserError(f"--decimate {most} leaves no faces; ask for more.")
     vertices, faces, normals, colors = best
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
     return replace(
         mesh,
         vertices=vertices + mesh.centre,
         faces=faces,
-        normals=np.where(length > 1e-9, normals / np.maximum(length, 1e-9), [0.0, 0.0, 1.0]),
+        normals=unit(normals),
         part=np.zeros(len(faces), dtype=int),
         first=np.zeros(1, dtype=int),
         offset=np.zeros(1, dtype=int),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -92,11 +93,16 @@ class ForeignMesh:
     def random_points(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """``n`` places on the surface, uniform in area: faces (n,), barycentric coordinates."""
         generator = np.random.default_rng(seed)
-        a, b, c = np.moveaxis(self.vertices[self.faces], 1, 0)
-        area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-        face = generator.choice(len(area), n, p=area / area.sum())
+        face = generator.choice(len(self.faces), n, p=self._share)
         root, along = np.sqrt(generator.random(n)), generator.random(n)
         return face, np.stack([1 - root, root * (1 - along), root * along], axis=1)
+
+    @cached_property
+    def _share(self) -> np.ndarray:
+        """(F,): of the area."""
+        a, b, c = np.moveaxis(self.vertices[self.faces], 1, 0)
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        return area / area.sum()
 
 
 def unfit_uv(uv: np.ndarray, faces: np.ndarray) -> str | None:
@@ -112,3 +118,10 @@ def unfit_uv(uv: np.ndarray, faces: np.ndarray) -> str | None:
     flat = torch.nn.functional.pad(v_tex, (0, 1))
     texel, _ = texel_positions(v_tex, corners, flat, corners, _PROBE)
     return "overlap" if areas.sum() > 1.05 * len(texel) / _PROBE**2 else None
+
+
+def unit(normals: np.ndarray) -> np.ndarray:
+    """(V, 3) of length 1; +z where there is no direction."""
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    sound = np.isfinite(length) & (length > 1e-9)
+    return np.where(sound, normals / np.where(sound, length, 1.0), [0.0, 0.0, 1.0])

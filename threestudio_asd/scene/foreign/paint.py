@@ -98,10 +98,8 @@ def paint_of(mesh: Any, linear: bool) -> Paint:
     vertices = getattr(visual, "vertex_attributes", {}).get("color")
     vertices = None if vertices is None else _unit(vertices)
     factor = getattr(material, "baseColorFactor", None)
-    if factor is None and image is None and vertices is None:
-        factor = getattr(material, "diffuse", None)
-        if factor is None:
-            return Paint(np.full(3, GREY))
+    if image is None and vertices is None and not hasattr(material, "baseColorFactor"):
+        factor = material.diffuse
     base = np.ones(3) if factor is None else _unit(np.asarray(factor)[None])[0]
     return Paint(base, linear, vertices=vertices, uv=uv, image=image)
 

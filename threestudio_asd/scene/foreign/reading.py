@@ -13,7 +13,7 @@ import numpy as np
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.scene.foreign.clusters import thinned
-from threestudio_asd.scene.foreign.mesh import TO_SCENE, ForeignMesh, unfit_uv
+from threestudio_asd.scene.foreign.mesh import TO_SCENE, ForeignMesh, unfit_uv, unit
 from threestudio_asd.scene.foreign.paint import Paint, from_top, paint_of
 from threestudio_asd.scene.objfile import SCENE_AXES
 
@@ -83,7 +83,7 @@ def _joined(path: Path, parts: list[Any], up: str) -> ForeignMesh:
     mesh = ForeignMesh(
         vertices=np.concatenate([np.asarray(p.vertices, dtype=float) for p in parts]),
         faces=np.concatenate([np.asarray(p.faces) + o for p, o in zip(parts, offset, strict=True)]),
-        normals=np.concatenate([np.asarray(p.vertex_normals, dtype=float) for p in parts]),
+        normals=unit(np.concatenate([np.asarray(p.vertex_normals, dtype=float) for p in parts])),
         up=up,
         part=np.repeat(np.arange(len(parts)), counts),
         first=first,
