@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
+from scipy.spatial import KDTree
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 from trimesh.visual.texture import TextureVisuals
 
@@ -24,6 +25,15 @@ class Made:
         if isinstance(self.scene, trimesh.Trimesh):
             return np.asarray(self.scene.triangles)
         return np.concatenate([part.triangles for part in self.scene.dump()])
+
+
+def same_corners(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest distance between corners of faces (F, 3, 3) and those of the nearest faces of
+    ``expected``: trimesh writes a scene's meshes in any order."""
+    assert found.shape == expected.shape
+    _, nearest = KDTree(expected.reshape(-1, 9)).query(found.reshape(-1, 9))
+    assert len({*nearest.tolist()}) == len(found)
+    return float(np.abs(found - expected[nearest]).max())
 
 
 def box(at=(3.0, -2.0, 10.0), extents=(1.0, 2.0, 4.0)) -> trimesh.Trimesh:

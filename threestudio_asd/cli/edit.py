@@ -17,6 +17,8 @@ from threestudio_asd.files import written_whole
 
 METHODS = ("asd-pair", "dds")
 TINY = "tiny/asd-2d-edit"
+#: Pixels to a side of the page's pictures.
+LARGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,10 @@ def _show(folder: Path, wanted: Edit, before, after) -> None:
     both.paste(after, (before.width, 0))
     _save(folder / "edited.png", after)
     _save(folder / "both.png", both)
-    pictures = ((wanted.source, _png(before)), (wanted.target, _png(after)))
+    small = [picture.copy() for picture in (before, after)]
+    for picture in small:
+        picture.thumbnail((LARGEST, LARGEST))
+    pictures = tuple(zip((wanted.source, wanted.target), map(_png, small), strict=True))
     lines = _judged(wanted, before, after) if wanted.config == TINY else []
     write_slider(folder / "index.html", f"Edited: {wanted.says}", pictures, lines)
     for line in lines:

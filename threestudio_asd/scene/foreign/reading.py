@@ -65,7 +65,8 @@ def _parts(path: Path) -> Iterator[Any]:
 
     options = {"maintain_order": True} if path.suffix.lower() == ".obj" else {}
     try:
-        found = trimesh.load_scene(path, process=False, **options).dump()
+        scene = trimesh.load_scene(path, process=False, **options)
+        found = [_placed(scene, node) for node in scene.graph.nodes_geometry]
     except Exception as error:  # each format's reader raises its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a mesh: {reason}.") from error
@@ -74,6 +75,19 @@ def _parts(path: Path) -> Iterator[Any]:
             if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
                 raise UserError(f"{path} is damaged: faces name vertices that are not there.")
             yield part
+
+
+def _placed(scene: Any, node: str) -> Any:
+    """The node's geometry, moved to its place."""
+    transform, name = scene.graph[node]
+    original = scene.geometry[name]
+    part = original.copy()
+    colors = getattr(original.visual, "vertex_attributes", {}).get("color")
+    if colors is not None:  # which trimesh's copies of textured meshes lack
+        part.visual.vertex_attributes["color"] = colors
+    if not hasattr(part, "to_3D"):  # a drawing, which has no faces
+        part.apply_transform(transform)
+    return part
 
 
 def _joined(path: Path, parts: list[Any], up: str) -> ForeignMesh:
