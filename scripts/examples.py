@@ -20,8 +20,8 @@ from threestudio_asd.tiny.render import fixed_views
 from threestudio_asd.tiny.scenes import color
 
 OBJECT, COLOR = "mushroom", "red"
-BLUR, SAMPLES = 0.2, 256
-CELL = 0.035  # of vertices made one, scene units
+BLUR, SAMPLES = 0.45, 256
+CELL = 0.05  # of vertices made one, scene units
 TEXTURE = 128  # texels to a side
 
 
