@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import trimesh
 from omegaconf import OmegaConf
+from PIL import Image
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -43,7 +45,14 @@ SMALL_VIEWS = (*SMALL_NERF, "data.batch_size=4", "system.guidance.teacher_type=s
 SMALL_2D = ("data.batch_size=2", "system.n_particles=2", "system.shape=null")
 
 
+SMALL_REFINE = (*SMALL_3D, "system.geometry.fit_steps=2", "system.exporter.texture_size=16")
+
+
 def small(name):
+    if "refine" in name:
+        return SMALL_REFINE
+    if "edit" in name:
+        return SMALL_2D[:2]
     if "2d" in name:
         return SMALL_2D
     if "mvdream" in name:
@@ -72,6 +81,13 @@ def test_the_config_trains_two_steps(name, models, tmp_path, monkeypatch):
         "use_timestamp=false",
         "tag=run",
     ]
+    if "refine" in name:
+        trimesh.creation.box().export(tmp_path / "box.glb")
+        overrides.append(f"system.geometry.mesh={tmp_path}/box.glb")
+    if "edit" in name:
+        Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+        overrides.append(f"system.originals={tmp_path}/a.png")
+        overrides.append("system.guidance.texts.reference_cond=a blue cup")
     if "truth" not in name:  # which knows the embedded world alone
         overrides.append(f"system.guidance.pretrained_model_name_or_path={teacher}")
     if "pretrained_model_name_or_path_lora" in (CONFIGS / name).read_text():

@@ -72,8 +72,8 @@ ALLOWED = {
             "requirements",
             "pretrained",
         ),
-        *("kernels", "tiny", "teachers", "portable", "studio", "host", "dropin", "compare"),
-        "generators",
+        *("kernels", "scene", "tiny", "teachers", "portable", "studio", "host", "dropin"),
+        *("compare", "generators"),
     },
 }
 # The same among the rooms of the two largest layers.

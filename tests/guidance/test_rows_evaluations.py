@@ -18,6 +18,8 @@ TABLE = {
     ("sdi-drawn", True): (4, 0, 1),
     ("dds", False): (4, 0, 1),
     ("dds", True): (6, 0, 1),
+    ("asd-pair", False): (4, 2, 2),
+    ("asd-pair", True): (6, 2, 2),
     # The critic that is trained, and the one that the generator asks with and without the camera.
     ("esd", False): (2 + 2, 1, 4),
     ("esd", True): (4 + 2, 1, 4),
@@ -45,16 +47,17 @@ TABLE = {
     ("ism", False): (2 + 1 + 2, 0, 2 + 1 + 1),
     ("ism", True): (2 + 1 + 4, 0, 2 + 1 + 1),
 }
+EDITS = ("dds", "asd-pair")
 EDIT = {"texts": {"reference_cond": "a cup"}}
 
 
 @pytest.mark.parametrize(("row", "perp_neg"), TABLE)
 def test_evaluations_per_item(make, prompt, views, counted, row, perp_neg):
     plain, grad, calls = TABLE[row, perp_neg]
-    options = EDIT if row == "dds" else {}
+    options = EDIT if row in EDITS else {}
     guidance = make(method=row, lora_cfg_training=False, **options)
     guidance.set_min_max_steps(0.451, 0.451)
-    batch = views() | ({"reference": torch.rand(2, 64, 64, 3)} if row == "dds" else {})
+    batch = views() | ({"reference": torch.rand(2, 64, 64, 3)} if row in EDITS else {})
     with counted(guidance.teacher.unet) as seen:
         guidance(torch.rand(2, 64, 64, 3), prompt(perp_neg), **batch)
     assert seen == {"calls": calls, "plain": 2 * plain, "grad": 2 * grad}
@@ -67,3 +70,13 @@ def test_sdis_longest_inversion(make, prompt, views, counted):
     with counted(guidance.teacher.unet) as seen:
         guidance(torch.rand(2, 64, 64, 3), prompt(), **views())
     assert seen == {"calls": 12, "plain": 2 * (22 + 2), "grad": 0}
+
+
+def test_further_critic_steps_of_a_pair_see_both_sides(make, prompt, views, counted):
+    guidance = make(method="asd-pair", lora_n_steps=3, lora_cfg_training=False, **EDIT)
+    batch = views() | {"reference": torch.rand(2, 64, 64, 3)}
+    with counted(guidance.teacher.unet) as seen:
+        losses = list(guidance.extra_critic_losses(torch.rand(2, 64, 64, 3), prompt(), **batch))
+    assert len(losses) == 2 and all(loss.requires_grad for loss in losses)
+    # e_y of each side, and the critic, twice.
+    assert seen == {"calls": 4, "plain": 2 * 4, "grad": 2 * 4}

@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.inputs.latents import encoded_mean
 from threestudio_asd.systems.originals import read_originals
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
 EDIT = (
     *("system.n_particles=2", "data.batch_size=2", "system.shape=null", "trainer.max_steps=1"),
@@ -53,16 +55,39 @@ def state(trial):
     return torch.load(trial / "ckpts/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.parametrize("method", ["dds", "asd-pair"])
 @pytest.mark.parametrize("other", [False, True])
-def test_an_edit_moves_the_particles_by_what_the_prompts_differ(launch, trial, folder, other):
+def test_an_edit_moves_the_particles_by_what_the_prompts_differ(
+    launch, trial, folder, other, method
+):
     words = "a blue cube" if other else "a red mug"
     texts = f"system.guidance.texts.reference_cond={words}"
-    assert launch(*EDIT, texts, f"system.originals={folder}", drop=DROP) == 0
+    options = (f"system.guidance.method={method}", f"system.originals={folder}")
+    assert launch(*EDIT, texts, *options, drop=DROP) == 0
     found = state(trial)
     originals = found["originals"]
     assert originals.shape == (2, 4, 8, 8) and (originals[0] - originals[1]).abs().max() > 0
     moved = (found["particles.value"] - originals).abs().max()
     assert (moved > 1e-6) == other
+
+
+def test_the_critic_of_a_pair_learns(launch, trial, folder):
+    texts = "system.guidance.texts.reference_cond=a blue cube"
+    options = ("system.guidance.method=asd-pair", f"system.originals={folder}")
+    assert launch(*EDIT, texts, *options, "system.guidance.lora_n_steps=2", drop=DROP) == 0
+    moved = [v for n, v in state(trial).items() if n.endswith("up.weight")]
+    assert moved and all(v.abs().max() > 0 for v in moved)  # B starts at zero
+
+
+def test_originals_are_encoded_without_a_draw(model):
+    teacher = StableDiffusionTeacher.from_pretrained(model)
+    pictures = torch.rand(2, 3, 64, 64)
+    assert not torch.equal(teacher.encode(pictures), teacher.encode(pictures))
+    mean = encoded_mean(teacher, pictures)
+    assert torch.equal(mean, encoded_mean(teacher, pictures)) and teacher.posterior == "sample"
+    drawn = torch.stack([teacher.encode(pictures) for _ in range(32)])
+    error = (drawn.mean(0) - mean).abs().mean()
+    assert error < 0.5 * (drawn[0] - mean).abs().mean()
 
 
 def test_latents_of_another_shape_are_told(launch, capsys, folder):

@@ -29,6 +29,18 @@ def _demo(argv: Sequence[str]) -> None:
     demo.main(argv, plugins=PLUGINS)
 
 
+def _edit(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import edit
+
+    edit.main(argv, plugins=PLUGINS)
+
+
+def _refine(argv: Sequence[str]) -> None:
+    from threestudio_asd.cli import refine
+
+    refine.main(argv, plugins=PLUGINS)
+
+
 def _judge(argv: Sequence[str]) -> None:
     from threestudio_asd.cli import judge
 
@@ -76,6 +88,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "launch": ("train, validate, test or export what a config describes", _launch),
     "stages": ("NeRF, geometry and texture one after the other, and the mesh", _stages),
     "demo": ("from a prompt to a mesh, a turntable and pictures, judged", _demo),
+    "edit": ("a picture that shows one thing, made to show another", _edit),
+    "refine": ("new colours for a mesh that is there, whose shape stays", _refine),
     "judge": ("what the embedded world's judge says of a finished trial", _judge),
     "compare": ("run methods over scales, prompts and seeds; a page with the figures", _compare),
     "one-step": ("train, sample and measure generators that draw in one step", _one_step),

@@ -13,6 +13,7 @@ from threestudio_asd import log
 from threestudio_asd.compare.archive import Archive
 from threestudio_asd.compare.grid import Cell, Grid
 from threestudio_asd.files import written_whole
+from threestudio_asd.scene.foreign.clusters import clustered
 
 Record = dict[str, Any]
 
@@ -98,27 +99,15 @@ def save_turntable(path: Path, images: Tensor) -> None:
 def save_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
     """A binary PLY with vertex colours, of the detail that a small picture shows."""
     with written_whole(path) as partial:
-        partial.write_bytes(clustered(mesh, VIEW_CELL).export(file_type="ply"))
+        partial.write_bytes(_coarse(mesh, VIEW_CELL).export(file_type="ply"))
 
 
-def clustered(mesh: trimesh.Trimesh, cell: float) -> trimesh.Trimesh:
-    """``mesh`` with the vertices of each cube of side ``cell`` (scene units) made one, at their
-    mean place and of their mean colour; faces that lose a corner are gone.
-
-    (Rossignac & Borrel 1993, vertex clustering.)
-    """
-    cubes = np.floor(mesh.vertices / cell).astype(np.int64)
-    _, cluster, count = np.unique(cubes, axis=0, return_inverse=True, return_counts=True)
-    cluster = cluster.reshape(-1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        columns = [np.bincount(cluster, column, len(count)) for column in values.T.astype(float)]
-        return np.stack(columns, 1) / count[:, None]
-
-    faces = cluster[mesh.faces]
-    whole = (faces != np.roll(faces, 1, axis=1)).all(1)
-    colors = mean(mesh.visual.vertex_colors).round().astype(np.uint8)
-    return trimesh.Trimesh(mean(mesh.vertices), faces[whole], vertex_colors=colors, process=False)
+def _coarse(mesh: trimesh.Trimesh, cell: float) -> trimesh.Trimesh:
+    """``mesh`` with the vertices of each cube of side ``cell`` (scene units) made one."""
+    found = clustered(mesh.vertices, mesh.faces, cell, mesh.visual.vertex_colors)
+    vertices, faces, colors = found
+    colors = colors.round().astype(np.uint8)
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)
 
 
 def _bytes(images: Tensor) -> np.ndarray:

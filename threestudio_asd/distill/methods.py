@@ -32,7 +32,7 @@ from threestudio_asd.distill.guidance import guidance_rescale
 from threestudio_asd.distill.losses import LOSSES, GeneratorLoss
 from threestudio_asd.distill.noise_fields import FIXED, WORLD_MAP
 from threestudio_asd.distill.noising import NOISINGS
-from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names
+from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, check_names, sides_of
 from threestudio_asd.distill.settings import merged
 from threestudio_asd.distill.terms import SOURCES, TARGETS, Term
 from threestudio_asd.distill.weighting import WEIGHTINGS
@@ -102,7 +102,7 @@ class Method:
         WEIGHTINGS.get(self.weighting), REDUCTIONS.get(self.reduction)
         self.with_settings({}, f"Method '{self.name}'")
         has_critic = self.critic is not None
-        if has_critic != ("critic" in self.needs):
+        if has_critic != bool(self.sides):
             raise UserError(
                 f"Method '{self.name}': its terms read {', '.join(self.needs) or 'nothing'}; its "
                 f"critic objective is {self.critic_objective}. A critic must be both read by a "
@@ -133,6 +133,12 @@ class Method:
         evaluate no others."""
         adds = NOISINGS.get(self.noising).adds
         return tuple(sorted({name for part in self._parts for name in part.needs} - {*adds}))
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The critic's predictions that the generator's update reads; it is trained at the latents
+        of each of them, with equal weight."""
+        return sides_of(self.needs)
 
     @property
     def critic(self) -> CriticObjective | None:

@@ -27,12 +27,15 @@ class Prediction:
             the user's, and a text that holds it names the view, too. ``MISSING`` has no default.
         at: The noising's extra at which the teacher is asked; None is x_t.
         like: The prediction whose prompt it shares; None is none.
+        against: Of a critic's prediction: the teacher's that it is held against, at the same
+            latents with the same prompt; None is the teacher's own.
     """
 
     meaning: str
     words: str | None = None
     at: str | None = None
     like: str | None = None
+    against: str | None = None
 
 
 #: The predictions that a step can be asked for. Guidance modules know how.
@@ -45,14 +48,15 @@ def register_prediction(
     words: str | None = None,
     at: str | None = None,
     like: str | None = None,
+    against: str | None = None,
 ) -> None:
     """Let terms read ``name``; see :class:`Prediction`."""
-    PREDICTIONS.add(name, Prediction(meaning, words, at, like))
+    PREDICTIONS.add(name, Prediction(meaning, words, at, like, against))
 
 
 register_prediction("null", "e_null, the teacher without a prompt (or with the negative one)")
 register_prediction("cond", "e_y, the teacher with the view's prompt; with perp-neg, e_y'")
-register_prediction("critic", "e_phi, where the method has a critic")
+register_prediction("critic", "e_phi, where the method has a critic", against="cond")
 register_prediction("perpneg", "e_y' - e_y, what perp-neg adds to e_y; 0 without it")
 register_prediction("empty", 'e_0, the teacher with the prompt ""', words="")
 
@@ -143,3 +147,34 @@ def check_names(names: Iterable[str], reader: str, also: Iterable[str] = ()) -> 
             raise UserError(
                 f"{reader} needs '{name}', which no step provides; choose from: {', '.join(known)}."
             )
+
+
+def sides_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The critic's predictions among ``names``, in alphabetical order."""
+    return tuple(sorted(name for name in names if PREDICTIONS.get(name).against is not None))
+
+
+def beside(name: str, side: str) -> str:
+    """What is to a critic's prediction ``side`` as ``name`` is to ``critic``: a prediction of the
+    teacher at the same latents.
+
+    Raises:
+        UserError: Nobody registered one.
+
+    Example:
+        >>> beside("cond", "reference_critic")
+        'reference_cond'
+    """
+    place, against = PREDICTIONS.get(side).at, PREDICTIONS.get(side).against
+    if name == "cond":
+        return against
+    if place is None:
+        return name
+    for other in PREDICTIONS:
+        found = PREDICTIONS.get(other)
+        if (found.at, found.like, found.against) == (place, name, None):
+            return other
+    raise UserError(
+        f"The critic's objective reads '{name}', of which there is no prediction at '{place}' for "
+        f"'{side}': register_prediction(..., at='{place}', like='{name}')."
+    )

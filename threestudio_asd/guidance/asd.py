@@ -21,6 +21,7 @@ from threestudio_asd.guidance.inputs.latents import as_latents, encoded, views_o
 from threestudio_asd.guidance.inputs.texts import Texts, wordings
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import evaluation
+from threestudio_asd.guidance.sides import places
 from threestudio_asd.guidance.step import DistillationStep, Distilled
 from threestudio_asd.teachers.base import TEACHERS
 from threestudio_asd.teachers.views import check_groups
@@ -260,13 +261,16 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """``loss_lora`` at ``lora_n_steps`` - 1 draws, for an optimiser step after each of them."""
         if self.step.method.critic is None or self.cfg.lora_n_steps == 1:
             return
-        views = Views.of(batch)
+        views = views_of(self.teacher, batch, rgb_as_latents)
         text = self.conditions(prompt_utils, views).with_camera(self._camera(views))
+        paired = places(self.step.method.sides)
         with torch.no_grad():
             latents = as_latents(self.teacher, rgb, rgb_as_latents)
         for _ in range(self.cfg.lora_n_steps - 1):
-            if self.share_noise:
-                t = self._times(len(latents))
+            t = self._times(len(latents)) if self.share_noise else None
+            if paired:
+                noisy = self.step.noisy(latents, t, views, text, self.settings)
+            elif self.share_noise:
                 noisy = NoisyBatch.of(self.teacher.schedule, latents, t, torch.randn_like(latents))
             else:
                 noisy = self._critic_draw(latents)

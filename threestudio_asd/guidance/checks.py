@@ -15,6 +15,7 @@ from threestudio_asd.distill.noising import Views
 from threestudio_asd.distill.weighting import WEIGHTINGS
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.query import CORRECTIVE
+from threestudio_asd.guidance.sides import places
 from threestudio_asd.teachers.base import TEACHERS, Teacher
 from threestudio_asd.teachers.views import check_groups
 
@@ -61,6 +62,11 @@ def checked(cfg: Any, device: torch.device) -> tuple[dict[int, Method], CriticSe
                 f"Method '{method.name}' guides the critic towards the camera by "
                 f"{critic_scale:g}, and camera_condition_type is none; set "
                 "system.guidance.guidance_scale_lora=1."
+            )
+        if cfg.share_noise is False and places(method.sides):
+            raise UserError(
+                f"Method '{method.name}' has one draw for both of its sides and both updates; set "
+                "system.guidance.share_noise=true."
             )
         if cfg.guidance_rescale and (method.loss is not None or "cond" not in method.needs):
             raise UserError(

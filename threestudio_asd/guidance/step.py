@@ -5,8 +5,7 @@ With shared draws (Algorithm 1 of arXiv:2312.00739) one ASD step costs two UNet 
 gradient, batched into one call, and one with gradient; see ``docs/method.md`` for the full table.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from threestudio_asd.distill.methods import Method
 from threestudio_asd.distill.noise_fields import Field
 from threestudio_asd.distill.noising import NOISINGS, Draws, NoisyBatch, Views, check_noisy
 from threestudio_asd.distill.prediction_types import to_epsilon
-from threestudio_asd.distill.predictions import Predictions
+from threestudio_asd.distill.predictions import Predictions, beside
 from threestudio_asd.distill.schedule import Times
 from threestudio_asd.distill.settings import Settings, at_start
 from threestudio_asd.distill.timesteps import TimestepRange
@@ -35,6 +34,12 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.inputs.predict import AskTeacher
 from threestudio_asd.guidance.query import Answer, Query, ask
+from threestudio_asd.guidance.sides import (
+    differentiable_in_inputs,
+    noisy_sides,
+    said_beside,
+    told,
+)
 from threestudio_asd.teachers.base import Teacher
 
 
@@ -153,7 +158,7 @@ class DistillationStep:
             settings: The method's; its defaults if left out.
         """
         numbers = (scale, Settings(settings or self.defaults), clip)
-        needs = frozenset(self.method.needs) - {"critic"}
+        needs = frozenset(self.method.needs) - {*self.method.sides}
         if self.method.critic is None:
             (answer,) = self._ask([Query(noisy, text, needs)])
             return self._combine(latents, noisy, self._said(answer, needs), {}, *numbers)
@@ -161,19 +166,19 @@ class DistillationStep:
         wanted, raw = self._critic_needs, self._raw
         shared = critic_noisy is None
         at = noisy.detached() if critic_noisy is None else critic_noisy
-        told = text.repeat(len(at.t) // len(noisy.t))
+        own = text.repeat(len(at.t) // len(noisy.t))
         if shared:
             queries = [Query(noisy, text, needs | wanted, raw and "cond" not in needs)]
         else:
-            queries = [Query(noisy, text, needs), Query(at, told, wanted, raw)]
+            queries = [Query(noisy, text, needs), Query(at, own, wanted, raw)]
         answers = self._ask(queries)
-        prediction = self._predict(at, told, hide_camera)
+        prediction = self._predict(at, own, hide_camera)
         terms = self._critic_terms(at, prediction, answers[-1])
 
         saw_camera = text.critic.camera is None or not hide_camera
         reusable = shared and saw_camera and self._camera_scale == 1.0 and not self._through
         said = self._said(answers[0], needs)
-        said["critic"] = self._e_phi(noisy, text, prediction.detach() if reusable else None)
+        said |= self._e_phi(noisy, text, prediction.detach() if reusable else None)
         return self._combine(latents, noisy, said, terms, *numbers)
 
     def critic_terms(
@@ -219,7 +224,7 @@ class DistillationStep:
     def asked(self) -> frozenset[str]:
         """The teacher's predictions that the step may ask for."""
         names = {*self.method.needs, *NOISINGS.get(self.method.noising).asks}
-        return frozenset(names | (self._critic_needs if self.method.critic else set())) - {"critic"}
+        return frozenset(names | self._critic_needs) - {*self.method.sides}
 
     @property
     def _camera_scale(self) -> float:
@@ -234,8 +239,12 @@ class DistillationStep:
 
     @property
     def _critic_needs(self) -> frozenset[str]:
-        """The predictions of the teacher that the critic's objective reads."""
-        return frozenset(self.method.critic.needs(self.settings))
+        """The predictions of the teacher that the critic's objective reads, on all sides."""
+        return frozenset(beside(n, side) for n in self._objective for side in self.method.sides)
+
+    @property
+    def _objective(self) -> tuple[str, ...]:
+        return self.method.critic.needs(self.settings) if self.method.critic else ()
 
     @property
     def _raw(self) -> bool:
@@ -243,7 +252,7 @@ class DistillationStep:
         return self.settings.gamma_target == "official"
 
     def _ask(self, queries: list[Query]) -> list[Answer]:
-        with torch.set_grad_enabled(bool({*self._through} - {"critic"})):
+        with torch.set_grad_enabled(bool({*self._through} - {*self.method.sides})):
             return ask(self.teacher, queries)
 
     def _said(self, answer: Answer, names: frozenset[str]) -> dict[str, Tensor]:
@@ -251,42 +260,34 @@ class DistillationStep:
         return {name: x if name in self._through else x.detach() for name, x in found}
 
     def _predict(self, at: NoisyBatch, text: Conditions, hide_camera: bool = False) -> Tensor:
-        told = replace(text.critic, camera=None) if hide_camera else text.critic
-        return self.critic.predict(at.x_t, at.t, told)
+        sides, condition = self._sides(at), told(text, self.method.sides)
+        condition = replace(condition, camera=None) if hide_camera else condition
+        return self.critic.predict(sides.x_t, sides.t, condition)
+
+    def _sides(self, at: NoisyBatch) -> NoisyBatch:
+        return noisy_sides(at, self.method.sides, self.teacher.schedule)
 
     def _critic_terms(
         self, at: NoisyBatch, prediction: Tensor, answer: Answer
     ) -> dict[str, Tensor]:
         found = answer.predictions(self._critic_needs, self._raw)
-        said = {name: prediction.detach() for name, prediction in found.items()}
+        said = said_beside(found, self._objective, self.method.sides)
         kind, schedule = self.critic.prediction_type, self.critic.schedule
-        step = CriticStep(prediction, kind, schedule, Predictions(at, said))
+        step = CriticStep(prediction, kind, schedule, Predictions(self._sides(at), said))
         return self.method.critic.terms(step, self.settings)
 
     def _e_phi(
         self, at: NoisyBatch, text: Conditions, prediction: Tensor | None
-    ) -> Float[Tensor, "B C h w"]:
-        """The critic's epsilon for the generator, from a pass of its own if there is none yet."""
-        with _differentiable_in_inputs(self.critic, "critic" in self._through):
+    ) -> dict[str, Float[Tensor, "B C h w"]]:
+        """The critic's epsilon for the generator, by side, from a pass of its own if there is none
+        yet."""
+        names = self.method.sides
+        with differentiable_in_inputs(self.critic, bool({*self._through} & {*names})):
             if prediction is None:
                 prediction = self._predict(at, text)
                 if self._camera_scale != 1.0 and text.critic.camera is not None:
                     without = self._predict(at, text, hide_camera=True)
                     prediction = classifier_free_guidance(without, prediction, self._camera_scale)
-            kind = self.critic.prediction_type
-            return to_epsilon(self.critic.schedule, prediction, at.x_t, at.t, kind)
-
-
-@contextmanager
-def _differentiable_in_inputs(critic: Any, wanted: bool) -> Iterator[None]:
-    """In the block a pass of the critic has no gradient for its weights; for its inputs if
-    ``wanted``."""
-    trained = [p for p in critic.parameters() if p.requires_grad] if wanted else []
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.set_grad_enabled(wanted):
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+            sides, kind = self._sides(at), self.critic.prediction_type
+            found = to_epsilon(self.critic.schedule, prediction, sides.x_t, sides.t, kind)
+        return dict(zip(names, found.chunk(len(names)), strict=True))

@@ -79,7 +79,7 @@ def _glb(mesh: Mesh, save_normal: bool) -> bytes:
     if mesh.v_rgb is not None:
         # Trimesh stores colours as bytes, too coarse for linear dark tones; as an attribute they
         # stay floats.
-        turned.vertex_attributes["_COLOR"] = _srgb_to_linear(_numpy(mesh.v_rgb.clamp(0, 1)))
+        turned.vertex_attributes["_COLOR"] = srgb_to_linear(_numpy(mesh.v_rgb.clamp(0, 1)))
     return turned.export(
         file_type="glb", include_normals=save_normal, tree_postprocessor=_finish_colors
     )
@@ -131,9 +131,14 @@ def _obj(mesh: Mesh, save_normal: bool) -> bytes:
     return text.encode()
 
 
-def _srgb_to_linear(color: np.ndarray) -> np.ndarray:
+def srgb_to_linear(color: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1."""
     return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(color: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`srgb_to_linear`."""
+    return np.where(color <= 0.0031308, color * 12.92, 1.055 * color ** (1 / 2.4) - 0.055)
 
 
 WRITERS: dict[str, Callable[[Mesh, bool], bytes]] = {"glb": _glb, "ply": _ply, "obj": _obj}

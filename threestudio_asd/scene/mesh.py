@@ -57,6 +57,10 @@ class Mesh:
             self._v_nrm = self._vertex_normals()
         return self._v_nrm
 
+    def set_normals(self, v_nrm: Float[Tensor, "Nv 3"]) -> None:
+        """Unit normals other than those of the triangles."""
+        self._v_nrm = v_nrm
+
     def _vertex_normals(self) -> Float[Tensor, "Nv 3"]:
         a, b, c = self.v_pos[self.t_pos_idx].unbind(1)
         face_normals = torch.linalg.cross(b - a, c - a, dim=-1)
@@ -126,6 +130,15 @@ class Mesh:
     def t_tex_idx(self) -> Int[Tensor, "Nf 3"]:
         """Texture coordinates of each triangle's corners, as rows of ``v_tex``."""
         return self._unwrapped()[1]
+
+    @property
+    def has_uv(self) -> bool:
+        """Whether there are texture coordinates already."""
+        return self._uv is not None
+
+    def set_uv(self, v_tex: Float[Tensor, "Nt 2"], t_tex_idx: Int[Tensor, "Nf 3"]) -> None:
+        """Texture coordinates that are there already."""
+        self._uv = v_tex, t_tex_idx
 
     def unwrap_uv(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from threestudio_asd import host
 from threestudio_asd.errors import UserError
+from threestudio_asd.guidance.inputs.latents import encoded_mean
 from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
 from threestudio_asd.systems.originals import read_originals
 
@@ -50,7 +51,8 @@ class ASD2DSystem(host.BaseSystem):
         init_std: float = 1.0
         originals: str | None = None
         """Pictures to edit, as latents: one file for all particles, or a folder with one for each.
-        Particles start as them, and the guidance is told them as ``reference`` (DDS)."""
+        Particles start as them, and the guidance is told them as ``reference`` (DDS, ASD's
+        pair)."""
         guidance_type: str = ""
         guidance: dict = field(default_factory=dict)
         prompt_processor_type: str = ""
@@ -73,7 +75,7 @@ class ASD2DSystem(host.BaseSystem):
         self.particles = Particles(
             self.cfg.n_particles, self._shape(latents), latents, self.cfg.init_std
         )
-        # A buffer: encoders may draw, and a resumed edit has the originals that it began with.
+        # A buffer: a resumed edit has the originals that it began with.
         self.register_buffer("originals", self._originals())
         if self.originals is not None:
             self.particles.value.data.copy_(self.originals)
@@ -89,7 +91,8 @@ class ASD2DSystem(host.BaseSystem):
                 "system.parametrization=latents, or leave them out."
             )
         pictures = read_originals(cfg.originals, cfg.n_particles, teacher.image_size)
-        latents = self.guidance.encode_images(pictures.to(teacher.schedule.device))
+        # As in DDS's notebook; what a draw added would stay in the edit.
+        latents = encoded_mean(teacher, pictures.to(teacher.schedule.device))
         if latents.shape != self.particles.value.shape:
             raise UserError(
                 f"system.shape must be {list(latents.shape[1:])}, that of the originals' latents; "

@@ -54,6 +54,14 @@ def camera_to_world(azimuth: Batch, elevation: Batch, distance: Batch) -> Float[
     return look_at(position, torch.zeros_like(position), up)
 
 
+def shade(normal: Float[Tensor, "*N 3"], to_light: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 1"]:
+    """The world's light: a part from everywhere, one from the sky (+z), one from the lamp; of unit
+    vectors."""
+    lambert = (normal * to_light).sum(-1, keepdim=True).clamp(min=0)
+    sky = 0.5 + 0.5 * normal[..., 2:]
+    return 0.40 + 0.28 * sky + 0.32 * lambert
+
+
 def render(
     name: str,
     color_name: str,
@@ -86,10 +94,8 @@ def render(
     else:
         light = position if light_offset is None else position + light_offset
         to_light = torch.repeat_interleave(light, flat_d.shape[0] // count, dim=0)[mask] - surface
-        lambert = (n * torch.nn.functional.normalize(to_light, dim=-1)).sum(-1).clamp(min=0)
-        sky = 0.5 + 0.5 * n[:, 2]
-        shade = 0.40 + 0.28 * sky + 0.32 * lambert
-        shaded = color(name, color_name, surface) * shade[:, None]
+        lit = shade(n, torch.nn.functional.normalize(to_light, dim=-1))
+        shaded = color(name, color_name, surface) * lit
     image = background[:, None].expand(count, flat_d.shape[0] // count, 3).reshape(-1, 3).clone()
     image[mask] = shaded
     image = image.reshape(count, hi, hi, 3).permute(0, 3, 1, 2)

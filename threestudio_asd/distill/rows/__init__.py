@@ -5,6 +5,6 @@ from this package. ``e_n`` is the prediction "null", which is the negative promp
 given; ``e_0`` is "empty", the prompt "".
 """
 
-from threestudio_asd.distill.rows import bridge, cfd, csd, dds, esd, lmc, nfsd, paths, sim
+from threestudio_asd.distill.rows import asd_pair, bridge, cfd, csd, dds, esd, lmc, nfsd, paths, sim
 
-__all__ = ["bridge", "cfd", "csd", "dds", "esd", "lmc", "nfsd", "paths", "sim"]
+__all__ = ["asd_pair", "bridge", "cfd", "csd", "dds", "esd", "lmc", "nfsd", "paths", "sim"]

@@ -1,5 +1,6 @@
 """A batch's pictures as the teacher's latents."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -19,6 +20,15 @@ def encoded(teacher: Teacher, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor,
     if images.shape[-2:] != size:
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
     return teacher.encode(images)
+
+
+@torch.no_grad()
+def encoded_mean(teacher: Teacher, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    """:func:`encoded`, of an encoder that draws from a posterior the posterior's mean."""
+    if hasattr(teacher, "posterior"):
+        teacher = copy.copy(teacher)
+        teacher.posterior = "mean"
+    return encoded(teacher, images)
 
 
 def as_latents(

@@ -57,6 +57,8 @@ class BaseLift3DSystem(BaseSystem):
     def configure(self) -> None:
         self.geometry = self._make_geometry()
         self.material = find(self.cfg.material_type)(self.cfg.material)
+        if hasattr(self.geometry, "initialize_colors") and not (self.resumed or self.cfg.weights):
+            self.geometry.initialize_colors(self.material)
         self.background = find(self.cfg.background_type)(self.cfg.background)
         self.renderer = find(self.cfg.renderer_type)(
             self.cfg.renderer,

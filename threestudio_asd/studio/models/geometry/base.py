@@ -13,7 +13,7 @@ from threestudio_asd.parallel import map_batch
 from threestudio_asd.scene.isosurface import CubeSampling, Sampling
 from threestudio_asd.scene.mesh import Mesh
 from threestudio_asd.studio.base import BaseModule
-from threestudio_asd.studio.models.ops import chunk_batch, cube_bbox
+from threestudio_asd.studio.models.ops import chunk_batch, contract_to_unisphere, cube_bbox
 
 ISOSURFACE_METHODS = ("mt", "mc-cpu")
 # Bounds the memory of one extraction pass when isosurface_chunk is 0; the result is the same.
@@ -37,6 +37,13 @@ class BaseGeometry(BaseModule):
     def export(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Attributes at the given points, for the material's ``export``."""
         return {}
+
+
+def features_at(geometry: Any, points: Float[Tensor, "*N Di"]) -> Float[Tensor, "*N Nf"]:
+    """``feature_network`` of ``encoding`` of a geometry, at ``points`` in scene units."""
+    unit = contract_to_unisphere(points, geometry.bbox)
+    features = geometry.feature_network(geometry.encoding(unit.reshape(-1, points.shape[-1])))
+    return features.view(*points.shape[:-1], geometry.cfg.n_feature_dims)
 
 
 class BaseExplicitGeometry(BaseGeometry):

@@ -16,7 +16,11 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.scene.isosurface import TetrahedralSampling, scale_to
 from threestudio_asd.scene.marching_tetrahedra import marching_tetrahedra, tetrahedral_grid
 from threestudio_asd.scene.mesh import Mesh
-from threestudio_asd.studio.models.geometry.base import BaseExplicitGeometry, BaseGeometry
+from threestudio_asd.studio.models.geometry.base import (
+    BaseExplicitGeometry,
+    BaseGeometry,
+    features_at,
+)
 from threestudio_asd.studio.models.geometry.implicit_volume import ImplicitVolume
 from threestudio_asd.studio.models.geometry.tetrahedra_shapes import initial_distance
 from threestudio_asd.studio.models.networks import (
@@ -25,7 +29,6 @@ from threestudio_asd.studio.models.networks import (
     get_encoding,
     get_mlp,
 )
-from threestudio_asd.studio.models.ops import contract_to_unisphere
 from threestudio_asd.studio.registry import register
 
 
@@ -155,9 +158,7 @@ class TetrahedraSDFGrid(BaseExplicitGeometry):
                 "tetrahedra-sdf-grid has no normals off its surface: use nvdiff-rasterizer, "
                 "which takes them from the mesh."
             )
-        unit = contract_to_unisphere(points, self.bbox)
-        features = self.feature_network(self.encoding(unit.reshape(-1, points.shape[-1])))
-        return {"features": features.view(*points.shape[:-1], self.cfg.n_feature_dims)}
+        return {"features": features_at(self, points)}
 
     def export(self, points: Float[Tensor, "*N Di"], **kwargs: Any) -> dict[str, Any]:
         """``features`` at ``points``; empty without features."""

@@ -1,0 +1,1 @@
+"""Meshes from elsewhere: GLB, OBJ and PLY files, their colours, and how they are seen."""
