@@ -91,7 +91,8 @@ ROOMS = {
         "run": {"registry", "device", "config", "checkpoint", "systems"},
     },
     "compare": {
-        "grid": {"measure"},
+        "rows": {"measure"},
+        "grid": {"measure", "rows"},
         "archive": set(),
         "records": {"archive", "grid"},
         "measure": set(),

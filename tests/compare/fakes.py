@@ -22,6 +22,8 @@ def outcome():
         weights={"state_dict": {}, "epoch": 0, "global_step": 2},
         seconds=0.1,
         unet_evaluations=3.0,
+        unet_evaluations_in_all=12,
+        unet_evaluations_with_gradient=4,
         peak_memory_mb=None,
         nonfinite_steps=0,
         critic_error=None,

@@ -14,6 +14,7 @@ from threestudio_asd.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RESCALED = "VSD at s' of -0.75"
+FAMILY = ("family", "family-nerf", "family-scales")
 
 
 def one(grid, method, scale=7.5, **changes):
@@ -39,7 +40,9 @@ def test_the_full_grid_has_every_gamma_and_object():
     assert len({p.split()[-1] for p in grid.cfg.prompts}) == 12 and grid.cfg.steps >= 300
 
 
-@pytest.mark.parametrize("name", ["2d", "2d-full", "nerf", "recover", "critic-steps", "ablation"])
+@pytest.mark.parametrize(
+    "name", ["2d", "2d-full", "nerf", "recover", "critic-steps", "ablation", *FAMILY]
+)
 def test_every_shipped_grid_resolves(name):
     grid = load_grid(f"compare/{name}")
     hashes = {cell: grid.config_hash(cell) for cell in grid.cells}

@@ -61,6 +61,7 @@ def written(small, tmp_path, monkeypatch):
             records[cell] = found | {
                 "drift": [0.1, 0.2],
                 "seconds": 1234.5,
+                "unet_evaluations_in_all": 7200,
                 "machine": "an abacus, 10 beads",
             }
             (tmp_path / "cells").mkdir(exist_ok=True)
@@ -102,6 +103,17 @@ def test_a_page_of_scenes_has_turntables_and_meshes(written):
 def test_one_scale_needs_no_curves(written):
     text = written(scales=[7.5]).read_text()
     assert "<svg" not in text and "Figures" in text
+
+
+def test_quality_over_cost_is_drawn_where_a_grid_asks_for_it(written):
+    path = written(scales=[7.5], seeds=[0, 1], front=["kid", "p_pair"])
+    page, text = parsed(path), path.read_text()
+    svg = re.findall(r"<svg.*?</svg>", text)
+    assert len(svg) == 2 * 2  # over evaluations and over seconds
+    assert "Quality over cost" in page.text and "on the front" in page.text
+    assert page.text.count("SDS: 7200, ") == 2 and ".stairs{" in text
+    plain = written(scales=[7.5]).read_text()
+    assert "Quality over cost" not in plain and ".stairs{" not in plain
 
 
 def test_nothing_is_fetched_from_elsewhere(written):

@@ -118,6 +118,7 @@ def test_options_reach_the_fields_that_have_them():
         ("surface-noise", {"texel_size": -1.0}, "must be positive; got -1"),
         ("surface-noise", {"side": 0}, "must be positive; got .* 0"),
         ("surface-noise", {"log2_texels": 40}, "is 40; choose 1 to 28"),
+        ("fixed-noise", {"particles": 0}, "particles is 0; give at least 1"),
     ],
 )
 def test_bad_options_are_told(name, options, message):
@@ -133,6 +134,27 @@ def test_a_field_keeps_its_size(views, name):
         field(torch.zeros(1, 4, 8, 8), view)
     with pytest.raises(UserError, match="2 latents of 1 views"):
         field(torch.zeros(2, *SHAPE), view)
+
+
+def test_each_particle_keeps_its_own_noise_in_whatever_order_they_come():
+    method = on("fixed-noise")
+    field = NoiseFields([method], SHAPE, "cpu", {"particles": 3}).of(method)
+    angles = torch.rand(3, 3)
+
+    def noise(*which):
+        views = Views(*angles[:, : len(which)], particles=torch.tensor(which))
+        return field(torch.zeros(len(which), *SHAPE), views).noise
+
+    one = noise(0, 1, 2)
+    assert noise(2, 0).equal(one[[2, 0]]) and noise(1).equal(one[[1]])
+    assert one.flatten(1).corrcoef().sub(torch.eye(3)).abs().max() < 0.15  # of 1024 numbers each
+    field.refresh(0.36)
+    kept = (noise(0, 1, 2) * one).flatten(1).mean(1)
+    torch.testing.assert_close(kept, torch.full((3,), 0.8), atol=0.1, rtol=0)
+    with pytest.raises(UserError, match=r"for each of 3 particles.* shows number 3"):
+        noise(3)
+    with pytest.raises(UserError, match="does not say which it shows; use asd-2d-system"):
+        field(torch.zeros(2, *SHAPE), Views(*angles[:, :2]))
 
 
 def test_a_field_of_a_users_own():

@@ -1,4 +1,5 @@
-"""How often the UNet runs for the rows of docs/methods.md, counted by hooks on the network."""
+"""How often the UNet runs for the rows of docs/methods.md, counted by hooks on the network, and by
+what counts for records."""
 
 import pytest
 import torch
@@ -61,6 +62,8 @@ def test_evaluations_per_item(make, prompt, views, counted, row, perp_neg):
     with counted(guidance.teacher.unet) as seen:
         guidance(torch.rand(2, 64, 64, 3), prompt(perp_neg), **batch)
     assert seen == {"calls": calls, "plain": 2 * plain, "grad": 2 * grad}
+    # What a comparison's record says.
+    assert guidance.teacher.net.evaluated == {"rows": 2 * (plain + grad), "with_gradient": 2 * grad}
 
 
 def test_sdis_longest_inversion(make, prompt, views, counted):

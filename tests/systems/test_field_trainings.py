@@ -58,6 +58,19 @@ def test_particles_share_one_noise(launch, logged, trial):
     assert background.shape[0] == 1 and background.std() > 0.8
 
 
+def test_particles_have_a_noise_each(launch, trial):
+    """Rows alike but for their noise: from zeros, at one t, particles differ by nothing else."""
+    shape = ("system.n_particles=2", "data.batch_size=2", "system.shape=null", "system.init_std=0")
+    steady = ("system.guidance.min_step_percent=0.5", "system.guidance.max_step_percent=0.5")
+    alike = []
+    for count in (1, 2):
+        option = f"system.guidance.noise_field.particles={count}"
+        assert launch(*shape, *steady, f"{METHOD}=fsd-2d", option, f"tag=run{count}") == 0
+        first, second = state(trial.parent / f"run{count}")["particles.value"]
+        alike.append(bool(torch.allclose(first, second, atol=1e-4)))
+    assert alike == [True, False]
+
+
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [

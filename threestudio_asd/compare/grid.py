@@ -12,68 +12,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from threestudio_asd.compare.measure.generators import GENERATORS
+from threestudio_asd.compare.rows import CONVENTIONS, STEPS, read_rows
 from threestudio_asd.distill.critic import rescaled_scale
-from threestudio_asd.distill.guidance import threestudio_sds_scale
 from threestudio_asd.errors import UserError
 from threestudio_asd.studio.config.experiment import read_config, resolve_config
 from threestudio_asd.studio.config.files import find_config
-from threestudio_asd.studio.config.structured import config_to_primitive, parse_structured
+from threestudio_asd.studio.config.structured import config_to_primitive
 from threestudio_asd.studio.run.launch import BUILTINS
 from threestudio_asd.tiny import WEIGHTS
-from threestudio_asd.tiny.evaluation import parse_prompt
 from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.scenes import WORLD_VERSION
 
 # Raise it when a measure changes: figures of another version are not mixed.
 MEASURES_VERSION = 1
-#: How a guidance counts its scale -> its value for our s.
-CONVENTIONS = {"diffusers": lambda scale: scale, "threestudio-sds": threestudio_sds_scale}
 # Of a config, what says where a run's files lie and not what it computes.
 _PLACES = ("name", "description", "tag", "use_timestamp", "timestamp", "exp_root_dir", "exp_dir")
 _PLACES += ("trial_name", "trial_dir", "n_gpus", "resume", "checkpoint")
 # Changes last digits, as another type of processor does.
 _PLACES += ("pieces",)
-
-
-@dataclass
-class Row:
-    """A method: any registered guidance with overrides."""
-
-    overrides: dict = field(default_factory=dict)
-    """Dotted keys of the base config -> values."""
-    base: str | None = None
-    """A base of its own, for a guidance whose keys are not those of the grid's base."""
-    scale_key: str | None = "system.guidance.guidance_scale"
-    """Null for a guidance without a scale, which needs a ``scale`` to be shown at."""
-    scale_convention: str = "diffusers"
-    """How ``scale_key`` counts: ``threestudio-sds`` is e_y + s (e_y - e_null), one less; see
-    ``distill.guidance.threestudio_sds_scale``."""
-    rescale_gamma: float | None = None
-    """Run at s' = 1 + (s - 1)(1 + gamma) with ``lambda_key`` multiplied by 1/(1 + gamma): what
-    ASD at gamma equals at its critic's optimum, if the row is VSD."""
-    lambda_key: str = "system.loss.lambda_asd"
-    scale: float | None = None
-    """Run at this one scale, a level line beside the others, instead of at each of the grid's."""
-    start_from: str | None = None
-    """A row with a ``scale`` from whose results (same prompt and seed) this one starts."""
-
-
-@dataclass
-class GridConfig:
-    """The keys of a comparison's YAML."""
-
-    title: str = "Comparison"
-    base: str = "tiny/asd-2d"
-    generator: str = "2d"
-    steps: int = 300
-    scales: list[float] = field(default_factory=lambda: [1.0, 3.0, 7.5, 15.0, 30.0, 100.0])
-    prompts: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
-    overrides: dict = field(default_factory=dict)
-    """Overrides of the base config for every method."""
-    methods: dict = field(default_factory=dict)
-    """Name -> a :class:`Row`."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +57,28 @@ class Grid:
     @property
     def cells(self) -> list[Cell]:
         """Seed by seed and prompt by prompt: a stopped grid has whole rows to show."""
-        order = product(self.cfg.seeds, self.cfg.prompts, self.rows, self.cfg.scales)
+        order = product(self.cfg.seeds, self.cfg.prompts, self.rows, self.scales)
         found = (self.cell(method, s, prompt, seed) for seed, prompt, method, s in order)
         return list(dict.fromkeys(found))
 
-    def cell(self, method: str, scale: float, prompt: str, seed: int) -> Cell:
+    @property
+    def scales(self) -> list[float | None]:
+        """Those of the grid's columns; None alone where every row is shown at its own."""
+        return [float(scale) for scale in self.cfg.scales] or [None]
+
+    @property
+    def length(self) -> str:
+        """How long a run is."""
+        said = [] if self.cfg.steps is None else [f"{self.cfg.steps} steps"]
+        if self.cfg.evaluations is not None:
+            said.append(f"{self.cfg.evaluations} UNet evaluations of each picture")
+        return ", or ".join(said)
+
+    def steps(self, method: str) -> int:
+        """Of each run of ``method``."""
+        return int(self.rows[method].overrides.get(STEPS, self.cfg.steps))
+
+    def cell(self, method: str, scale: float | None, prompt: str, seed: int) -> Cell:
         """The cell of ``method`` at ``scale``; a row with a scale of its own has a single one."""
         own = self.rows[method].scale
         return Cell(method, float(scale if own is None else own), prompt, seed)
@@ -121,7 +94,7 @@ class Grid:
     @cached_property
     def teachers(self) -> str:
         """The models that the rows learn from; an embedded one's name tells its edition."""
-        first = (self.cfg.scales[0], self.cfg.prompts[0], self.cfg.seeds[0])
+        first = (self.scales[0], self.cfg.prompts[0], self.cfg.seeds[0])
         configs = (self.config(self.cell(method, *first)) for method in self.rows)
         named = {c.system.guidance.get("pretrained_model_name_or_path") for c in configs} - {None}
         names = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
@@ -155,8 +128,8 @@ class Grid:
         _register()
         row = self.rows[cell.method]
         scale = self.run_scale(cell.method, cell.scale)
-        # trainer.max_steps first: a row may still say otherwise.
-        values = {"trainer.max_steps": self.cfg.steps, **self.cfg.overrides, **row.overrides}
+        # The steps first: a row may still say otherwise.
+        values = {STEPS: self.cfg.steps, **self.cfg.overrides, **row.overrides}
         values |= {"seed": cell.seed, "use_timestamp": False, "tag": "cell"}
         if row.scale_key is not None:
             values[row.scale_key] = scale
@@ -221,43 +194,11 @@ def load_grid(name: str, **flags: Any) -> Grid:
     chosen = flags.pop("methods", None)
     loaded = OmegaConf.load(find_config(name))
     given = {key: value for key, value in flags.items() if value is not None}
-    cfg = parse_structured(GridConfig, OmegaConf.merge(loaded, given))
-    rows = {name: parse_structured(Row, row) for name, row in cfg.methods.items()}
+    cfg, rows = read_rows(OmegaConf.merge(loaded, given))
     for wanted in chosen or ():
         if wanted not in rows:
             raise UserError(f'compare: no method "{wanted}"; choose of: {", ".join(rows)}.')
-    _check(cfg, rows)
     if chosen is not None:
         chosen = {*chosen, *(rows[name].start_from for name in chosen)}
         rows = {name: row for name, row in rows.items() if name in chosen}
     return Grid(cfg, rows)
-
-
-def _check(cfg: Any, rows: dict[str, Any]) -> None:
-    if cfg.generator not in GENERATORS:
-        raise UserError(f"compare: generator {cfg.generator}: use {' or '.join(GENERATORS)}.")
-    for key, values in (("methods", rows), *((k, cfg[k]) for k in ("scales", "prompts", "seeds"))):
-        if not values:
-            raise UserError(f"compare: {key} is empty; name at least one.")
-    if cfg.steps < 2:
-        raise UserError(f"compare: steps={cfg.steps}; at least 2 (drift needs a middle).")
-    for prompt in cfg.prompts:
-        parse_prompt(prompt)
-    for name, row in rows.items():
-        if row.scale_convention not in CONVENTIONS:
-            raise UserError(
-                f"compare: {name}: scale_convention {row.scale_convention}; "
-                f"use {' or '.join(CONVENTIONS)}."
-            )
-        if row.scale_key is None and row.scale is None:
-            raise UserError(f"compare: {name}: scale_key is null; give a scale to show it at.")
-        find_config(row.base or cfg.base)
-        if row.rescale_gamma is not None and not -1.0 < row.rescale_gamma <= 0.0:
-            raise UserError(f"compare: {name}: rescale_gamma must lie in (-1, 0].")
-        if row.start_from is not None:
-            start = rows.get(row.start_from)
-            if start is None or start.scale is None or start.start_from is not None:
-                raise UserError(
-                    f"compare: {name}: start_from must name a method with a scale of its own that "
-                    f"starts from scratch; got {row.start_from}."
-                )

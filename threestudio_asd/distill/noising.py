@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from threestudio_asd.distill.prediction_types import converted
@@ -39,6 +39,8 @@ class Views:
         rays_o, rays_d: Origins and directions of the pixels' rays.
         depth: Along ``rays_d``, times the opacity, as a volume renderer sums it up.
         opacity: In [0, 1].
+        particles: Which of the results that are optimised at the same time each item shows; None
+            where there is but one.
     """
 
     elevation: Float[Tensor, " B"]
@@ -51,13 +53,14 @@ class Views:
     rays_d: Float[Tensor, "B H W 3"] | None = None
     depth: Float[Tensor, "B H W 1"] | None = None
     opacity: Float[Tensor, "B H W 1"] | None = None
+    particles: Int[Tensor, " B"] | None = None
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> "Views":
         """From threestudio's batch of cameras and, where a system adds them, its render's depth and
         opacity, of which no gradient is kept."""
         cameras = (batch[name] for name in ("elevation", "azimuth", "camera_distances"))
-        further = ("c2w", "mvp_mtx", "rays_o", "rays_d", "depth", "opacity")
+        further = ("c2w", "mvp_mtx", "rays_o", "rays_d", "depth", "opacity", "particles")
         found = {name: batch[name].detach() for name in further if batch.get(name) is not None}
         return cls(*cameras, **found)
 

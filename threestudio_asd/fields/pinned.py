@@ -19,11 +19,48 @@ from threestudio_asd.fields.base import NoiseField, register_field
 
 @register_field(FIXED)
 class FixedField(NoiseField):
-    """One noise for every view: each pixel keeps its own, whatever it shows."""
+    """One noise for every view: each pixel keeps its own, whatever it shows.
+
+    Args:
+        particles: How many results are optimised at the same time, each of which has its own noise;
+            with 1 all of them share one.
+
+    Raises:
+        UserError: ``particles`` is below 1, or a batch does not say which of them it shows, or
+            shows others.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, int, int],
+        device: torch.device | str,
+        fix_background: bool = True,
+        particles: int = 1,
+    ) -> None:
+        super().__init__(latent_shape, device, fix_background)
+        if particles < 1:
+            raise UserError(f"noise_field.particles is {particles}; give at least 1.")
+        if particles > 1:
+            others = torch.randn(particles - 1, *self.latent_shape, device=device)
+            self.register_buffer("others", others)
 
     def seen(self, views: Views) -> FieldNoise:
-        every = self.background.expand(len(views), -1, -1, -1)
-        return FieldNoise(every, torch.ones_like(every[:, :1], dtype=torch.bool))
+        noise = self.background.expand(len(views), -1, -1, -1)
+        if hasattr(self, "others"):
+            noise = self._own(views)
+        return FieldNoise(noise, torch.ones_like(noise[:, :1], dtype=torch.bool))
+
+    def _own(self, views: Views) -> Float[Tensor, "B C H W"]:
+        every = torch.cat([self.background, self.others])
+        shown = views.particles
+        if shown is None or int(shown.max()) >= len(every):
+            has = "does not say which it shows" if shown is None else f"shows number {shown.max()}"
+            raise UserError(
+                f"The noise field has a noise for each of {len(every)} particles, counted from 0, "
+                f"and this batch {has}; use asd-2d-system and set "
+                "system.guidance.noise_field.particles to its n_particles."
+            )
+        return every[shown]
 
 
 @register_field(WORLD_MAP)

@@ -136,6 +136,7 @@ class ASD2DSystem(host.BaseSystem):
             )
         which = torch.randperm(self.cfg.n_particles, device=self.device)[:count]
         rgb, latents = self(which), self.particles.latents
+        batch = batch | {"particles": which}
         if self.originals is not None:
             batch = batch | {"reference": self.originals[which].permute(0, 2, 3, 1)}
         train_critic(self, rgb, batch, rgb_as_latents=latents)

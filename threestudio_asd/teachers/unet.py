@@ -76,7 +76,8 @@ class FrozenUNet:
     worn: list[str] = field(default_factory=list, init=False)
     """Names of the adapters that are attached at the moment."""
     evaluated: Counter = field(default_factory=Counter, init=False)
-    """``rows``: of how many latents it has made predictions so far."""
+    """``rows``: of how many latents it has made predictions so far; ``with_gradient``: of how many
+    of them with gradient."""
     recorder: Recorder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -178,6 +179,7 @@ class FrozenUNet:
             return run(*(x.flatten(0, 1) for x in scenes)).unflatten(0, (-1, views))
 
         self.evaluated["rows"] += len(x_t)
+        self.evaluated["with_gradient"] += len(x_t) if torch.is_grad_enabled() else 0
         blind = class_labels is None and self.unet.class_embedding is not None
         with (
             torch.autocast(x_t.device.type, enabled=False),

@@ -51,7 +51,8 @@ def figures(outcome: Outcome, prompt: str) -> Figures:
     found = of_images(images, prompt)
     found["drift"] = _rounded(metrics.drift(halfway, images))
     found["seconds"] = round(outcome.seconds, 2)
-    found["unet_evaluations"] = outcome.unet_evaluations
+    for name in ("unet_evaluations", "unet_evaluations_in_all", "unet_evaluations_with_gradient"):
+        found[name] = getattr(outcome, name)
     found["peak_memory_mb"] = outcome.peak_memory_mb and round(outcome.peak_memory_mb)
     found["nonfinite_steps"] = outcome.nonfinite_steps
     found["critic_error"] = outcome.critic_error

@@ -63,6 +63,8 @@ MEASURES: dict[str, Measure] = {
 COSTS = {
     "seconds": "seconds",
     "unet_evaluations": "UNet evaluations per step and picture",
+    "unet_evaluations_in_all": "UNet evaluations of a run",
+    "unet_evaluations_with_gradient": "of them with gradient",
     "peak_memory_mb": "peak memory, MB",
     "diverged": "diverged",
 }

@@ -22,6 +22,8 @@ class Outcome:
         seconds: of the training alone.
         unet_evaluations: forward passes of the teacher's UNet per step and picture, the critic's
             among them where it shares the UNet; None for a guidance without a diffusers teacher.
+        unet_evaluations_in_all: of the whole training, all pictures together; of them
+            ``unet_evaluations_with_gradient``. None as above.
         peak_memory_mb: of the device, or of this process on a CPU; None where it is not known.
         nonfinite_steps: how many were skipped.
         critic_error: the critic's mean denoising error in the last step, or its whole loss if
@@ -36,6 +38,8 @@ class Outcome:
     weights: dict[str, Any]
     seconds: float
     unet_evaluations: float | None
+    unet_evaluations_in_all: int | None
+    unet_evaluations_with_gradient: int | None
     peak_memory_mb: float | None
     nonfinite_steps: int
     critic_error: float | None

@@ -1,7 +1,7 @@
 """Line charts with bands as inline SVG; colours come from the page's style sheet."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -18,38 +18,87 @@ class Curve:
     points: Sequence[tuple[float, float, float, float]]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where values lie in a picture: x logarithmic (x > 0), y between round ticks.
+
+    Args:
+        x_range: Decimal logarithms of the ends.
+        down: Whether the least y is on top.
+    """
+
+    x_range: tuple[float, float]
+    ticks: Sequence[float]
+    width: int = WIDTH
+    height: int = HEIGHT
+    down: bool = False
+
+    @classmethod
+    def around(
+        cls,
+        xs: Iterable[float],
+        ys: Iterable[float],
+        room: tuple[float, float] = (0.0, 0.0),
+        **options: int,
+    ) -> "Frame":
+        """What holds all of ``xs`` and ``ys``, which are finite; ``room``: left and right of them,
+        as shares of their range."""
+        logs, ys = sorted(map(math.log10, xs)), sorted(ys)
+        span = (logs[-1] - logs[0]) or 1.0
+        ends = (logs[0] - room[0] * span, logs[-1] + room[1] * span)
+        return cls(ends, nice_ticks(ys[0], ys[-1]), **options)
+
+    @property
+    def area(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of where values lie."""
+        edges = (_LEFT, _TOP, self.width - _RIGHT, self.height - _BOTTOM)
+        return tuple(map(float, edges))
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """From the left and from the top."""
+        across = _share(math.log10(x), *self.x_range)
+        up = _share(y, self.ticks[0], self.ticks[-1])
+        left = _LEFT + across * (self.width - _LEFT - _RIGHT)
+        rise = (1.0 - up if self.down else up) * (self.height - _TOP - _BOTTOM)
+        return left, self.height - _BOTTOM - rise
+
+    def axes(self, xs: Iterable[float]) -> str:
+        """A line and a number at every tick, and a number under each of ``xs`` that has room."""
+        parts = []
+        for tick in self.ticks:
+            _, y = self.at(1.0, tick)
+            ends = f'x1="{_LEFT}" x2="{self.width - _RIGHT}"'
+            parts.append(f'<line class="grid" {ends} y1="{y:.1f}" y2="{y:.1f}"/>')
+            place = f'x="{_LEFT - 5}" y="{y + 4:.1f}"'
+            parts.append(f'<text {place} text-anchor="end">{tick:.4g}</text>')
+        last, below = -math.inf, self.height - _BOTTOM + 16
+        for x in sorted(xs):
+            left, _ = self.at(x, self.ticks[0])
+            if left - last >= 34:
+                last, place = left, f'x="{left:.1f}" y="{below}"'
+                parts.append(f'<text {place} text-anchor="middle">{x:.3g}</text>')
+        return "".join(parts)
+
+    def svg(self, parts: Iterable[str], x_title: str, label: str) -> str:
+        middle = (_LEFT + self.width - _RIGHT) / 2
+        place = f'x="{middle}" y="{self.height - 4}"'
+        return (
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-label="{escape(label)}">{"".join(parts)}'
+            f'<text {place} text-anchor="middle">{escape(x_title)}</text></svg>'
+        )
+
+
 def chart(curves: Sequence[Curve], x_title: str, y_title: str) -> str:
     """An SVG with a logarithmic x axis (x > 0); points that are not finite are left out."""
     curves = [Curve(c.title, c.style, sorted(filter(_finite, c.points))) for c in curves]
-    xs = [p[0] for c in curves for p in c.points]
-    ys = [v for c in curves for p in c.points for v in p[1:] if math.isfinite(v)]
+    xs = {p[0] for c in curves for p in c.points}
     if not xs:
         return "<p>no figures yet</p>"
-    x_range = (math.log10(min(xs)), math.log10(max(xs)))
-    y_range = (min(ys), max(ys))
-    ticks = nice_ticks(*y_range)
-    y_range = (min(ticks[0], y_range[0]), max(ticks[-1], y_range[1]))
-
-    def at(x: float, y: float) -> str:
-        across = _share(math.log10(x), *x_range)
-        up = _share(y, *y_range)
-        left = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
-        return f"{left:.1f},{HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM):.1f}"
-
-    parts = [_y_axis(ticks, at)]
-    parts.append(_x_axis(sorted(set(xs)), at, y_range[0]))
-    for curve in curves:
-        parts.append(_curve(curve, at))
-    label = escape(f"{y_title} over {x_title}")
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(
-        f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_title)}</text>'
-    )
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    ys = [v for c in curves for p in c.points for v in p[1:] if math.isfinite(v)]
+    frame = Frame.around(xs, ys)
+    parts = [frame.axes(xs), *(_curve(curve, frame) for curve in curves)]
+    return frame.svg(parts, x_title, f"{y_title} over {x_title}")
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -63,6 +112,11 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
+def told(title: str, x: float, y: float, low: float, high: float) -> str:
+    """What the pointer is told of a point, in SVG."""
+    return f"<title>{escape(f'{title}: {x:g}, {y:.3g} [{low:.3g}, {high:.3g}]')}</title>"
+
+
 def _finite(point: tuple[float, ...]) -> bool:
     return math.isfinite(point[0]) and point[0] > 0 and math.isfinite(point[1])
 
@@ -71,43 +125,21 @@ def _share(value: float, low: float, high: float) -> float:
     return 0.5 if high == low else (value - low) / (high - low)
 
 
-def _curve(curve: Curve, at) -> str:
+def _curve(curve: Curve, frame: Frame) -> str:
+    def at(x: float, y: float) -> str:
+        return "{:.1f},{:.1f}".format(*frame.at(x, y))
+
     line = " ".join(at(x, y) for x, y, _, _ in curve.points)
     banded = [p for p in curve.points if math.isfinite(p[2]) and math.isfinite(p[3])]
     band = [at(x, high) for x, _, _, high in banded]
     band += [at(x, low) for x, _, low, _ in reversed(banded)]
     marks = "".join(
-        '<circle r="2.6" cx="{}" cy="{}"><title>{}</title></circle>'.format(
-            *at(x, y).split(","), escape(f"{curve.title}: {x:g}, {y:.3g} [{low:.3g}, {high:.3g}]")
+        '<circle r="2.6" cx="{:.1f}" cy="{:.1f}">{}</circle>'.format(
+            *frame.at(*point[:2]), told(curve.title, *point)
         )
-        for x, y, low, high in curve.points
+        for point in curve.points
     )
     return (
         f'<g class="m{curve.style}"><polygon points="{" ".join(band)}"/>'
         f'<polyline points="{line}"/>{marks}</g>'
     )
-
-
-def _y_axis(ticks: Sequence[float], at) -> str:
-    parts = []
-    for tick in ticks:
-        y = at(1.0, tick).split(",")[1]
-        ends = f'x1="{_LEFT}" x2="{WIDTH - _RIGHT}"'
-        parts.append(f'<line class="grid" {ends} y1="{y}" y2="{y}"/>')
-        parts.append(
-            f'<text x="{_LEFT - 5}" y="{float(y) + 4:.1f}" text-anchor="end">{tick:.4g}</text>'
-        )
-    return "".join(parts)
-
-
-def _x_axis(xs: Sequence[float], at, y_low: float) -> str:
-    """A number under every x that has room."""
-    parts, last = [], -math.inf
-    for x in xs:
-        left = float(at(x, y_low).split(",")[0])
-        if left - last >= 34:
-            last = left
-            parts.append(
-                f'<text x="{left}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{x:.3g}</text>'
-            )
-    return "".join(parts)

@@ -18,11 +18,12 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MANY = 6  # methods whose bands would hide each other
 
 
-def document(title: str, body: str, curves: int = 0) -> str:
+def document(title: str, body: str, curves: int = 0, styles: Sequence[str] = ()) -> str:
     """A whole page.
 
     Args:
         curves: How many styles charts and keys on it use, ``m0``, ``m1``, ...
+        styles: Further style sheets among the assets.
     """
     style = asset("page.css") + asset("viewer.css")
     colors = "".join(
@@ -33,6 +34,7 @@ def document(title: str, body: str, curves: int = 0) -> str:
     )
     if curves > MANY:
         colors += asset("bands.css")
+    colors += "".join(map(asset, styles))
     for i in range(len(_COLORS), curves):
         stripes = "90deg,var(--c) 0 3px,transparent 3px 5px"
         colors += f".m{i}.key::before{{background:repeating-linear-gradient({stripes})}}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from threestudio_asd.compare.grid import Grid
 from threestudio_asd.compare.measure.measures import MEASURES
-from threestudio_asd.compare.report import tables
+from threestudio_asd.compare.report import fronts, tables
 from threestudio_asd.compare.report.summary import Summary
 from threestudio_asd.compare.report.tables import Table
 from threestudio_asd.files import written_whole
@@ -13,9 +13,12 @@ from threestudio_asd.files import written_whole
 def write_tables(grid: Grid, summary: Summary, out: Path) -> Path:
     """``tables.md`` in ``out``: robustness, advantages, prompts, every measure over the scale,
     distances."""
-    learnt = f"Teacher: {grid.teachers}; {grid.cfg.steps} steps."
+    learnt = f"Teacher: {grid.teachers}; {grid.length}."
     parts = [f"# {grid.cfg.title}", learnt, f"## {tables.robustness_title(grid)}"]
     parts += map(laid_out, tables.robustness(grid, summary))
+    if grid.cfg.front:
+        title, note = fronts.FRONT
+        parts += [f"## {title}", note, laid_out(fronts.table(grid, summary))]
     parts += ["## Differences", "Both methods drawn together."]
     parts.append(laid_out(tables.advantages(grid, summary)))
     title, note = tables.PROMPTS

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import product
 from pathlib import Path
 
 from threestudio_asd.compare.archive import Archive
 from threestudio_asd.compare.grid import Cell, Grid
-from threestudio_asd.compare.measure.measures import MEASURES
+from threestudio_asd.compare.measure.measures import COSTS, MEASURES
 from threestudio_asd.compare.records import read_picture
-from threestudio_asd.compare.report import tables
+from threestudio_asd.compare.report import fronts, scatter, tables
 from threestudio_asd.compare.report.charts import Curve, chart
 from threestudio_asd.compare.report.html import (
     MANY,
@@ -37,29 +38,37 @@ def write_page(grid: Grid, summary: Summary, out: Path, commands: Sequence[str])
     machines = sorted({r["machine"] for r in summary.records.values() if "machine" in r})
     parts = [
         f"<h1>{escape(grid.cfg.title)}</h1>",
-        f"<p>{_count(done, 'run')} of {grid.cfg.steps} steps: "
-        f"{_count(len(grid.rows), 'method')}, {_count(len(grid.cfg.scales), 'guidance scale')} s "
+        f"<p>{_count(done, 'run')} of {grid.length}: "
+        f"{_count(len(grid.rows), 'method')}, {_scales(grid)} s "
         f"(e_null + s (e_y - e_null)), {_count(len(grid.cfg.prompts), 'prompt')}, "
         f"{_count(len(grid.cfg.seeds), 'seed')}. "
         f"Teacher: {escape(grid.teachers)}. "
         f"Brackets and bands{bands}: 95 % bootstrap intervals over prompts and seeds."
         f"{escape(state)}</p>",
         _robustness(grid, summary),
+        _fronts(grid, summary) if grid.cfg.front else "",
         _pictures(grid, summary, archive),
         _meshes(grid, summary, archive),
         _figures(grid, summary),
-        _curves(grid, summary) if len(grid.cfg.scales) > 1 else "",
+        _curves(grid, summary) if len(grid.scales) > 1 else "",
         "<h2>Cost</h2>" + plain(tables.costs(grid, summary)),
         how_it_was_made(commands, machines),
     ]
+    styles = ("front.css",) if grid.cfg.front else ()
     path = out / "index.html"
     with written_whole(path) as partial:
-        partial.write_text(document(grid.cfg.title, "\n".join(parts), len(grid.rows)))
+        partial.write_text(document(grid.cfg.title, "\n".join(parts), len(grid.rows), styles))
     return path
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _scales(grid: Grid) -> str:
+    if not grid.cfg.scales:
+        return "each at its own guidance scale"
+    return _count(len(grid.scales), "guidance scale")
 
 
 def _robustness(grid: Grid, summary: Summary) -> str:
@@ -71,6 +80,20 @@ def _robustness(grid: Grid, summary: Summary) -> str:
     return f"<h2>{tables.robustness_title(grid)}</h2>{laid_out}<p>{note}</p>"
 
 
+def _fronts(grid: Grid, summary: Summary) -> str:
+    """Quality over cost, for the measures that the grid asks it of."""
+    title, note = fronts.FRONT
+    parts = [f"<h2>{title}</h2><p>{scatter.NOTE}</p><div class='charts'>"]
+    for name, price in product(fronts.names(grid, summary), fronts.PRICES):
+        points = fronts.priced(grid, summary, name, price)
+        titles = (COSTS[price], fronts.measured(name))
+        drawn = scatter.scatter(points, *titles, down=MEASURES[name].better <= 0)
+        told = f"{escape(titles[1])} ({escape(MEASURES[name].note)}) over {escape(titles[0])}"
+        parts.append(f"<figure><figcaption>{told}</figcaption>{drawn}</figure>")
+    told = plain(fronts.table(grid, summary))
+    return "".join(parts) + f"</div><p>{escape(note)}</p>{told}"
+
+
 def _pictures(grid: Grid, summary: Summary, archive: Archive) -> str:
     """Method x scale for every prompt, first seed."""
     parts = ["<h2>Results</h2>"]
@@ -79,7 +102,7 @@ def _pictures(grid: Grid, summary: Summary, archive: Archive) -> str:
     for prompt in grid.cfg.prompts:
         rows = []
         for method in grid.rows:
-            cells = [grid.cell(method, s, prompt, seed) for s in grid.cfg.scales]
+            cells = [grid.cell(method, s, prompt, seed) for s in grid.scales]
             rows.append([escape(method), *(_picture(summary, archive, cell) for cell in cells)])
         opened = " open" if prompt == grid.cfg.prompts[0] else ""
         body = table(head, rows)
@@ -98,7 +121,7 @@ def _picture(summary: Summary, archive: Archive, cell: Cell) -> str:
 
 def _meshes(grid: Grid, summary: Summary, archive: Archive) -> str:
     """The meshes of 3D results: every prompt and method at the middle scale, first seed."""
-    scale = sorted(grid.cfg.scales)[len(grid.cfg.scales) // 2]
+    scale = sorted(grid.scales)[len(grid.scales) // 2]
     cells = [
         grid.cell(method, scale, prompt, grid.cfg.seeds[0])
         for prompt in grid.cfg.prompts
@@ -133,7 +156,7 @@ def _curves(grid: Grid, summary: Summary) -> str:
         ("the guidance scale", "guidance scale s", lambda method, s: s),
         ("s', the scale of the equivalent VSD", "s'", grid.effective_scale),
     ):
-        positions = {(m, s): x_of(m, float(s)) for m in grid.rows for s in grid.cfg.scales}
+        positions = {(m, s): x_of(m, s) for m in grid.rows for s in grid.scales}
         parts.append(f"<h2>Over {escape(title)}</h2>{keys(grid.rows)}<div class='charts'>")
         for name in summary.values:
             curves = [
@@ -149,7 +172,7 @@ def _curves(grid: Grid, summary: Summary) -> str:
 
 def _points(grid: Grid, summary: Summary, name: str, method: str, positions: dict) -> list[tuple]:
     points = []
-    for scale in grid.cfg.scales:
+    for scale in grid.scales:
         found = summary.estimate(name, method, scale)
         if found is not None:
             points.append((positions[method, scale], found.value, found.low, found.high))

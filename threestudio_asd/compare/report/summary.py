@@ -44,16 +44,22 @@ class Summary:
         for name in MEASURES:
             found = {}
             for method in grid.rows:
-                for scale in map(float, grid.cfg.scales):
+                for scale in grid.scales:
                     values = self._measure(name, method, scale)
                     if values is not None:
                         found[method, scale] = values
             if found:
                 self.values[name] = found
 
-    def estimate(self, name: str, method: str, scale: float) -> Estimate | None:
-        values = self.values.get(name, {}).get((method, float(scale)))
-        return None if values is None else self._estimate(values)
+    def estimate(self, name: str, method: str, scale: float | None) -> Estimate | None:
+        values = self.values.get(name, {}).get((method, scale))
+        return None if values is None else self.interval(values)
+
+    def drawn(self, name: str, method: str, scale: float | None) -> np.ndarray | None:
+        """A measure under every draw, (resamples + 1,), the data themselves first; one whose best
+        is 0 by its distance from it. None where no cell has it."""
+        values = self.values.get(name, {}).get((method, scale))
+        return np.abs(values) if values is not None and MEASURES[name].better == 0 else values
 
     def robustness(self, name: str, method: str) -> tuple[Estimate, Estimate] | None:
         """(worst, mean) of a measure over the grid's scales; None unless every scale is there.
@@ -61,7 +67,7 @@ class Summary:
         Measures whose best is 0 count by their distance from it.
         """
         curves = self._robustness(name, method)
-        return None if curves is None else tuple(map(self._estimate, curves))
+        return None if curves is None else tuple(map(self.interval, curves))
 
     def advantage(self, name: str, method: str, other: str) -> tuple[Estimate, Estimate] | None:
         """By how much ``method`` is better than ``other``: the differences of (worst, mean).
@@ -72,18 +78,15 @@ class Summary:
         if ours is None or theirs is None:
             return None
         sign = 1.0 if MEASURES[name].better > 0 else -1.0
-        return tuple(self._estimate(sign * (a - b)) for a, b in zip(ours, theirs, strict=True))
+        return tuple(self.interval(sign * (a - b)) for a, b in zip(ours, theirs, strict=True))
 
     def _robustness(self, name: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
         """(worst, mean) over the scales, each (resamples + 1,)."""
-        found = self.values.get(name, {})
-        curves = [found.get((method, float(s))) for s in self.grid.cfg.scales]
+        curves = [self.drawn(name, method, scale) for scale in self.grid.scales]
         if any(curve is None for curve in curves):
             return None
         stack = np.stack(curves)
-        better = MEASURES[name].better
-        stack = np.abs(stack) if better == 0 else stack
-        return (stack.min(0) if better > 0 else stack.max(0)), stack.mean(0)
+        return (stack.min(0) if MEASURES[name].better > 0 else stack.max(0)), stack.mean(0)
 
     def distance(self, method: str, other: str, scale: float) -> Estimate | None:
         """Between two methods' results of the same prompt and seed, one by one, in the judge's
@@ -94,7 +97,7 @@ class Summary:
             for at in ours
             if at in theirs
         }
-        return self._estimate(self._drawn(apart)) if apart else None
+        return self.interval(self._drawn(apart)) if apart else None
 
     def of_prompt(self, name: str, method: str, prompt: str) -> float | None:
         """Mean of a measure over the method's cells of one prompt, all scales and seeds; None where
@@ -107,9 +110,10 @@ class Summary:
         ]
         return float(np.mean([self._cell_mean(name, at, r) for r in records])) if records else None
 
-    def costs(self, method: str) -> dict[str, float | None]:
-        """Means over the method's cells; ``diverged`` is a share."""
-        records = [r for cell, r in self.records.items() if cell.method == method]
+    def costs(self, method: str, scale: float | None = None) -> dict[str, float | None]:
+        """Means over the method's cells, of one scale or of all; ``diverged`` is a share."""
+        every = [record for cell, record in self.records.items() if cell.method == method]
+        records = every if scale is None else self._cells(method, scale).values()
         known = {k: [r[k] for r in records if r.get(k) is not None] for k in COSTS}
         return {k: float(np.mean(v)) if v else None for k, v in known.items()}
 
@@ -125,7 +129,7 @@ class Summary:
         truth = torch.cat([torch.tensor(t["features"]) for t in self.truth.values()])
         return fid(truth, torch.cat([torch.tensor(f) for f in found]))
 
-    def _estimate(self, values: np.ndarray) -> Estimate:
+    def interval(self, values: np.ndarray) -> Estimate:
         """From (resamples + 1,); no interval where there is but one prompt and seed to draw."""
         resampled = values[1:][np.isfinite(values[1:])]
         if not len(resampled) or len(self.prompts) * len(self.seeds) == 1:

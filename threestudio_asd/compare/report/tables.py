@@ -36,7 +36,7 @@ def text(estimate: Estimate | None) -> str:
 
 
 def robustness_title(grid: Grid) -> str:
-    return "Robustness over the scale" if len(grid.cfg.scales) > 1 else "Quality"
+    return "Robustness over the scale" if len(grid.scales) > 1 else "Quality"
 
 
 def robustness(grid: Grid, summary: Summary) -> list[Table]:
@@ -68,14 +68,14 @@ def advantages(grid: Grid, summary: Summary) -> Table:
 
 def over_scales(name: str, grid: Grid, summary: Summary) -> Table:
     """One measure: method x scale."""
-    rows = [[m, *(text(summary.estimate(name, m, s)) for s in grid.cfg.scales)] for m in grid.rows]
+    rows = [[m, *(text(summary.estimate(name, m, s)) for s in grid.scales)] for m in grid.rows]
     return Table(["method", *scale_titles(grid)], rows)
 
 
 def distances(grid: Grid, summary: Summary) -> Table:
     """Between every two methods at every scale."""
     rows = [
-        [f"{a} to {b}", *(text(summary.distance(a, b, s)) for s in grid.cfg.scales)]
+        [f"{a} to {b}", *(text(summary.distance(a, b, s)) for s in grid.scales)]
         for a, b in combinations(grid.rows, 2)
     ]
     return Table(["between two methods", *scale_titles(grid)], rows)
@@ -98,12 +98,12 @@ def costs(grid: Grid, summary: Summary) -> Table:
 
 
 def scale_titles(grid: Grid) -> list[str]:
-    return [f"s = {scale:g}" for scale in grid.cfg.scales]
+    return ["own scale" if scale is None else f"s = {scale:g}" for scale in grid.scales]
 
 
 def _of_scales(grid: Grid) -> list[tuple[int, str]]:
     """What ``Summary.robustness`` gives that is worth telling: its number and its title."""
-    if len(grid.cfg.scales) == 1:
+    if len(grid.scales) == 1:
         return [(1, *scale_titles(grid))]
     return [(0, "worst of the scales"), (1, "mean of the scales")]
 

@@ -44,7 +44,7 @@ class Progress:
 
     def step(self, cell: Cell, done: int) -> None:
         """Where the one running cell is; unknown with several jobs."""
-        self.now = f"; {cell.name}, step {done}/{self.grid.cfg.steps}"
+        self.now = f"; {cell.name}, step {done}/{self.grid.steps(cell.method)}"
 
     def finish(self, cell: Cell, record: Record) -> None:
         self.todo.remove(cell)
@@ -76,10 +76,10 @@ class Progress:
         title = f"{self.total - len(self.todo)} of {self.total}; {self.left()}{self.now}"
         table = Table(title=title)
         table.add_column("cells done")
-        for scale in self.grid.cfg.scales:
-            table.add_column(f"s {scale:g}", justify="right")
+        for scale in self.grid.scales:
+            table.add_column("own s" if scale is None else f"s {scale:g}", justify="right")
         for method, row in self.grid.rows.items():
-            scales = [float(s) if row.scale is None else row.scale for s in self.grid.cfg.scales]
+            scales = [s if row.scale is None else row.scale for s in self.grid.scales]
             of = [sum((c.method, c.scale) == (method, s) for c in self.all) for s in scales]
             done = [self.counts[method, s] for s in scales]
             table.add_row(method, *(f"{n}/{m}" for n, m in zip(done, of, strict=True)))

@@ -74,15 +74,16 @@ class _Watch(pl.Callback):
     turntable: Tensor | None = None
     weights: dict[str, Any] = field(default_factory=dict)
     critic_error: float | None = None
-    passes: int = 0
+    evaluated: Counter = field(default_factory=Counter)
+    """What the teacher's UNet was asked from the first step to the last."""
     seconds: float = 0.0
-    _evaluated: Counter = field(default_factory=Counter)
+    _so_far: Counter = field(default_factory=Counter)
     _began: float = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         net = getattr(getattr(system.guidance, "teacher", None), "net", None)
-        self._evaluated = getattr(net, "evaluated", Counter())
-        self.passes = -self._evaluated["rows"]
+        self._so_far = getattr(net, "evaluated", Counter())
+        self.evaluated = Counter(self._so_far)
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -102,7 +103,7 @@ class _Watch(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         self.seconds = time.perf_counter() - self._began
-        self.passes += self._evaluated["rows"]
+        self.evaluated = self._so_far - self.evaluated
         self.final, self.weights = look(system), weights_of(system)
         if hasattr(system, "geometry"):
             self.mesh, self.turntable = surface(system), render_turntable(system)
@@ -127,6 +128,7 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
     if watch.final is None:
         raise UserError("compare: a training ended before its first step.")
     items = trainer.global_step * int(cfg.data.batch_size)
+    rows, with_gradient = (watch.evaluated[name] for name in ("rows", "with_gradient"))
     images, opacity = watch.final
     return Outcome(
         images=images,
@@ -136,7 +138,9 @@ def train(cfg: Any, folder: Path, on_step: Callable[[int], None] = lambda step: 
         turntable=watch.turntable,
         weights=watch.weights,
         seconds=watch.seconds,
-        unet_evaluations=watch.passes / items if watch.passes else None,
+        unet_evaluations=rows / items if rows else None,
+        unet_evaluations_in_all=rows or None,
+        unet_evaluations_with_gradient=with_gradient if rows else None,
         peak_memory_mb=machine.peak_memory_mb(),
         nonfinite_steps=system.nonfinite_total,
         critic_error=watch.critic_error,
