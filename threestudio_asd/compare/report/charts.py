@@ -76,7 +76,7 @@ class Frame:
             left, _ = self.at(x, self.ticks[0])
             if left - last >= 34:
                 last, place = left, f'x="{left:.1f}" y="{below}"'
-                parts.append(f'<text {place} text-anchor="middle">{x:.3g}</text>')
+                parts.append(f'<text {place} text-anchor="middle">{float(f"{x:.3g}"):g}</text>')
         return "".join(parts)
 
     def svg(self, parts: Iterable[str], x_title: str, label: str) -> str:

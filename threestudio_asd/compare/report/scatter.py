@@ -78,7 +78,7 @@ def _named(points: Sequence[Priced], frame: Frame) -> list[str]:
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     parts = []
     for point, place in zip(points, places, strict=True):
-        boxes = _beside(place, _LETTER * len(point.title))
+        boxes = _beside(place, _LETTER * len(point.title), point.best)
         free = (b for b in boxes if _within(b, frame.area) and not any(_meet(b, o) for o in taken))
         if (box := next(free, None)) is not None:
             taken.append(box)
@@ -87,12 +87,16 @@ def _named(points: Sequence[Priced], frame: Frame) -> list[str]:
     return parts
 
 
-def _beside(place: Place, width: float) -> list[Box]:
-    """Where a name may stand: right, left, aslant, above, below."""
+def _beside(place: Place, width: float, above: bool) -> list[Box]:
+    """Where a name may stand: right, left, aslant, above, below; ``above`` goes before the rest
+    for the front, whose line leaves a point to the right and comes from below."""
     x, y = place
-    lefts = [(x + 8, y), (x - 8 - width, y)]
-    lefts += [(left, y + rise) for rise in (-11, 11) for left in (x + 6, x - 6 - width)]
-    lefts += [(x - width / 2, y + rise) for rise in (-14, 14)]
+    level = [(x + 8, y), (x - 8 - width, y)]
+    high, low = (
+        [(x + 6, y + rise), (x - 6 - width, y + rise), (x - width / 2, y + 1.3 * rise)]
+        for rise in (-11, 11)
+    )
+    lefts = [*high, *level, *low] if above else [*level, *high, *low]
     return [(left, mid - _LINE / 2, left + width, mid + _LINE / 2) for left, mid in lefts]
 
 
