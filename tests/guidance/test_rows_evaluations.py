@@ -20,6 +20,7 @@ TABLE = {
     ("esd", True): (4 + 2, 1, 4),
     ("cfd", False): (2, 0, 1),
     ("cfd", True): (4, 0, 1),
+    ("cfd-2d", False): (2, 0, 1),
     # From -99, 1, 101, .., 401: six steps.
     ("sdi", False): (2 * 6 + 2, 0, 6 + 1),
     ("sdi", True): (4 * 6 + 4, 0, 6 + 1),
