@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 import trimesh
+from config_files import CONFIGS, changes
 from omegaconf import OmegaConf
 from PIL import Image
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 # Others are grids over these (compare/), or of one-step generators (tests/cli/).
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
     if "system_type" in OmegaConf.load(path)
 )
+FAMILY = [name for name in NAMES if "family" in name]
 
 SMALL = (
     "trainer.max_steps=2",
@@ -68,14 +69,37 @@ def models(tmp_path_factory):
     return {**found, "views": write_random_sd(folder / "views", views=4)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def of_method(name, tmp_path):
+    """What a method's config asks the user for, and its second stage at the second step."""
+    if "bridge" in name:
+        row = "sds-bridge" if "2d" in name else "sds-bridge-3d"
+        return (f"system.guidance.method={{0: sds, 1: {row}}}",)
+    if "dds" not in name:
+        return ()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "cup.png")
+    original = "system.guidance.texts.reference_cond=a red cup"
+    return (f"system.originals={tmp_path / 'cup.png'}", original)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FAMILY])
 def test_the_config_trains_two_steps(name, models, tmp_path, monkeypatch):
+    trains(name, models, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_config_of_a_method_trains_two_steps(name, models, tmp_path, monkeypatch):
+    trains(name, models, tmp_path, monkeypatch)
+
+
+def trains(name, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     teacher = models["views" if "mvdream" in name else "epsilon"]
     critic = models["v_prediction"]
     overrides = [
         *SMALL,
         *small(name),
+        *of_method(name, tmp_path),
         f"system.prompt_processor.pretrained_model_name_or_path={teacher}",
         "system.prompt_processor.prompt=a red mug",
         "use_timestamp=false",
@@ -112,22 +136,6 @@ def test_the_official_twin_differs_only_where_it_says():
         "name: asd-nerf-official",
         "share_noise: false",
     ]
-
-
-def leaves(node, prefix=""):
-    """Dotted path -> value, lists as values."""
-    found = {}
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        found |= leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return found
-
-
-def changes(name, twin):
-    """Path -> (value, twin's value) where they differ; "absent" where there is none."""
-    one, other = (leaves(OmegaConf.to_container(OmegaConf.load(CONFIGS / n))) for n in (name, twin))
-    pairs = {p: (one.get(p, "absent"), other.get(p, "absent")) for p in one | other}
-    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
 
 
 ASD_KEYS = {"gamma": -0.75, "gamma_target": "epsilon", "share_noise": True}

@@ -75,10 +75,15 @@ def prompt():
 @pytest.fixture
 def views():
     """Builds a batch of cameras; the azimuths are such that both perp-neg weights count."""
+    across = torch.linspace(-0.4, 0.4, 64)
+    y, x = torch.meshgrid(across, across, indexing="ij")
+    rays_d = torch.nn.functional.normalize(torch.stack([-torch.ones_like(x), x, -y], -1), dim=-1)
 
     def build(elevation=(10.0, 20.0)):
         n = len(elevation)
         generator = torch.Generator().manual_seed(2)
+        # A render that half of the picture is solid in: a wall through the origin.
+        opacity = (torch.arange(64) < 32).float().expand(n, 64, 64)[..., None]
         return {
             "elevation": torch.tensor(elevation),
             "azimuth": torch.linspace(-70.0, 120.0, n),
@@ -86,8 +91,10 @@ def views():
             "c2w": torch.randn(n, 4, 4, generator=generator),
             "mvp_mtx": torch.randn(n, 4, 4, generator=generator),
             "height": 64,  # a batch holds more than the guidance asks for
-            # A render that half of the picture is solid in.
-            "opacity": (torch.arange(64) < 32).float().expand(n, 64, 64)[..., None],
+            "rays_o": torch.tensor([1.5, 0.0, 0.0]).expand(n, 64, 64, 3),
+            "rays_d": rays_d.expand(n, -1, -1, -1),
+            "depth": opacity * 1.5 / -rays_d[..., :1],
+            "opacity": opacity,
         }
 
     return build

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from threestudio_asd.distill.methods import METHODS
-from threestudio_asd.distill.noising import Draws, NoisyBatch, Views
+from threestudio_asd.distill.noise_fields import FieldNoise
+from threestudio_asd.distill.noising import NOISINGS, Draws, NoisyBatch, Views
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.step import DistillationStep
@@ -102,11 +103,20 @@ def denoised_mean(exact: GaussianTeacher, prompt: str = "n"):
     return corrective
 
 
+def shown(x0: Tensor, views: Views) -> FieldNoise:
+    """What a field may hold: noise of a view's own, but for the last column."""
+    held = torch.ones_like(x0[:, :1], dtype=torch.bool)
+    held[..., -1] = False
+    return FieldNoise(views.reference.flip(1), held)
+
+
 def step_of(name: str, kind: str = "epsilon", exact=EXACT, **options) -> DistillationStep:
-    """A step of the row ``name`` whose teacher states ``kind``, and whose corrective network is the
-    exact one."""
+    """A step of the row ``name`` whose teacher states ``kind``, whose corrective network is the
+    exact one, and whose field is ``shown``."""
     row = METHODS.get(name) if isinstance(name, str) else name
     critic = LinearCritic() if row.critic else None
+    if NOISINGS.get(row.noising).field is not None:
+        options = {"field": shown, **options}
     teacher = stating(exact, kind)
     teacher.corrective = lambda: denoised_mean(exact)
     return DistillationStep(row, teacher, critic, **options)

@@ -5,10 +5,9 @@ import torch
 from exact_rows import SCHEDULE, SHAPE, Streams, normal, step_of, text_of, views_of
 
 from threestudio_asd.distill.methods import METHODS
-from threestudio_asd.distill.noising import NOISINGS, NoisyBatch
+from threestudio_asd.distill.noising import NoisyBatch
 
-#: The rows whose noise belongs to the step; those that read a field are in tests/fields.
-ROWS = [name for name in METHODS if NOISINGS.get(METHODS.get(name).noising).field is None]
+ROWS = list(METHODS)
 B = 4
 T = torch.tensor([60, 199, 430, 870])
 X0, CAMERA = normal(B, *SHAPE, seed=4), normal(B, 4, 4, seed=6)

@@ -26,6 +26,7 @@ TABLE = {
     ("esd", True): (4 + 2, 1, 4),
     ("cfd", False): (2, 0, 1),
     ("cfd", True): (4, 0, 1),
+    ("cfd-2d", False): (2, 0, 1),
     # The network beside the UNet is none of it.
     ("lmc-sds", False): (2, 0, 1),
     ("lmc-sds", True): (4, 0, 1),

@@ -93,6 +93,46 @@ def test_a_prediction_of_ones_own_with_its_words(make, prompt, views, monkeypatc
     assert guidance(image, text, **batch)["grad_norm"] < 1e-5
 
 
+@pytest.fixture
+def said(caplog):
+    """The lines of the log that hold some words."""
+    caplog.set_level("INFO", logger="threestudio_asd")
+    return lambda words: [r.message for r in caplog.records if words in r.message]
+
+
+def test_csd_without_a_negative_prompt_takes_the_published_one(make, prompt, views, said):
+    guidance, seen = make(method="csd"), Views.of(views())
+    embed = guidance.teacher.embed_text
+    users = prompt()
+    found = guidance.conditions(users, seen)["null"].tokens
+    assert found.equal(users.uncond_text_embeddings_vd[:2]) and not said("negative prompt")
+    published = embed([METHODS.get("csd").negative_prompt] * 2).tokens
+    for number, perp_neg in enumerate((False, True), 1):
+        text = prompt(perp_neg)
+        text.uncond_text_embeddings = embed([""]).tokens
+        text.uncond_text_embeddings_vd = embed([""] * 4).tokens
+        for _ in range(2):
+            assert guidance.conditions(text, seen)["null"].tokens.equal(published)
+        lines = said("negative prompt")
+        assert len(lines) == number  # once for each prompt
+        assert "'oversaturated color, ugly, tiling, low quality, noisy'" in lines[0]
+    plain = make(method="sds").conditions(text, seen)["null"].tokens
+    assert plain.equal(text.uncond_text_embeddings_vd[:2])
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("nfsd", ["negative"]), ("sds-bridge", ["bridge_source", "bridge_target"])],
+)
+def test_published_words_are_told_unless_a_config_has_others(make, said, method, names):
+    make(method=method)
+    lines = said("asked for with the published words")
+    assert [line.split("'")[1] for line in lines] == names
+    assert all(f"texts.{n}." in line for n, line in zip(names, lines, strict=True))
+    make(method=method, texts=dict.fromkeys(names, "a bad picture"))
+    assert len(said("published words")) == len(names)
+
+
 def test_a_camera_of_the_row_is_refused_where_there_is_none(make):
     with pytest.raises(UserError, match=r"'esd' guides .* by 0.5, and .*guidance_scale_lora=1"):
         make(method="esd", camera_condition_type="none")

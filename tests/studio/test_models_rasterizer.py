@@ -91,6 +91,33 @@ def test_pictures_are_those_along_the_cameras_rays():
     assert (out["comp_rgb_bg"] == torch.tensor(BEHIND)).all()
 
 
+@pytest.mark.parametrize("render_rgb", [True, False])
+def test_depth_leads_along_the_rays_to_the_surface(render_rgb):
+    """Times the opacity, as nerf-volume-renderer's: their quotient ends on the sphere, and at its
+    silhouette as near to it as a pixel is wide."""
+    batch = views()
+    out = renderer()(**batch, render_rgb=render_rgb)
+    points, miss = first_hits(batch)
+    inside, outside = (miss < RADIUS - 0.05)[..., 0], (miss > RADIUS + 0.05)[..., 0]
+    depth, opacity = out["depth"], out["opacity"]
+    assert (depth[outside] == 0).all()
+    found = batch["rays_o"] + batch["rays_d"] * depth / opacity.clamp_min(1e-5)
+    assert (found - points)[inside].norm(dim=-1).mean() < 4e-3
+    edge = ((opacity > 0.1) & (opacity < 1))[..., 0]
+    assert edge.sum() > 100
+    assert (found[edge].norm(dim=-1) - RADIUS).abs().max() < 0.1
+
+
+def test_depth_has_the_gradient_of_the_distance():
+    geometry, batch = sphere(), views(1)
+    out = renderer(geometry)(**batch, render_rgb=False)
+    _, miss = first_hits(batch)
+    middle = miss[..., 0] < 0.1
+    (gradient,) = torch.autograd.grad(out["depth"][middle].mean(), geometry.sdf)
+    # A larger sphere is nearer by as much: its level falls everywhere.
+    assert gradient.sum().item() == pytest.approx(1.0, rel=0.05)
+
+
 def test_the_silhouette_is_antialiased_to_its_area():
     coarse, fine = (renderer()(**views(1, size))["opacity"] for size in (32, 256))
     edge = coarse[(coarse > 0) & (coarse < 1)]
@@ -115,7 +142,7 @@ def test_the_geometry_stage_asks_for_no_colours():
             raise AssertionError
 
     out = renderer(material=Refusing())(**views(1), render_rgb=False)
-    assert set(out) == {"mesh", "opacity", "comp_normal"}
+    assert set(out) == {"mesh", "opacity", "depth", "comp_normal"}
 
 
 def test_a_material_gets_lights_and_normals():

@@ -3,21 +3,12 @@
 import pytest
 import torch
 
-from threestudio_asd.distill import METHODS, Method, register_method
-
-SMALL = (
+VIEWS = (
     *("data.width=16", "data.height=16", "data.eval_width=16", "data.eval_height=16"),
-    *("data.n_val_views=1", "data.n_test_views=2", "system.renderer.num_samples_per_ray=16"),
-    "trainer.val_check_interval=1000",
+    *("data.n_val_views=1", "data.n_test_views=2", "trainer.val_check_interval=1000"),
 )
+SMALL = (*VIEWS, "system.renderer.num_samples_per_ray=16")
 NERF, METHOD = "tiny/asd-nerf.yaml", "system.guidance.method"
-
-
-@pytest.fixture
-def on_surface(forget_methods):
-    return register_method(
-        Method("on-surface", "guided", "noise", None, paper="none", noising="surface-noise")
-    )
 
 
 def state(folder):
@@ -25,9 +16,8 @@ def state(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["fsd", "on-surface"])
-def test_a_resumed_nerf_ends_as_an_uninterrupted_one(launch, on_surface, trial, method):
-    assert method in METHODS
+@pytest.mark.parametrize("method", ["fsd", "cfd"])
+def test_a_resumed_nerf_ends_as_an_uninterrupted_one(launch, trial, method):
     options = (*SMALL, f"{METHOD}={method}", "system.guidance.settings={noise_refresh: 0.2}")
     options += ("trainer.max_steps=4", "checkpoint.every_n_train_steps=2")
     assert launch(*options, config=NERF) == 0
@@ -50,9 +40,19 @@ def test_options_of_a_field_come_from_the_config(launch, trial):
     assert state(trial)["guidance.fields.by_name.world-map.world"].shape == (4, 16, 32)
 
 
-def test_particles_share_one_noise(launch, logged, trial):
+@pytest.mark.parametrize("stage", ["geometry", "texture"])
+def test_a_meshs_surface_has_noise(launch, logged, trial, stage):
+    start = ("geometry_convert_from=null", "geometry.shape_init=sphere")
+    start += ("geometry.shape_init_params=0.5", "geometry.isosurface_resolution=16")
+    options = (*VIEWS, *(f"system.{key}" for key in start), f"{METHOD}=cfd")
+    assert launch(*options, "trainer.max_steps=1", config=f"tiny/asd-{stage}.yaml") == 0
+    assert logged()["train/grad_norm"][0] > 0
+
+
+@pytest.mark.parametrize("method", ["fsd-2d", "cfd-2d"])
+def test_particles_share_one_noise(launch, logged, trial, method):
     two = ("system.n_particles=2", "data.batch_size=2", "system.shape=null")
-    assert launch(*two, f"{METHOD}=fsd-2d") == 0
+    assert launch(*two, f"{METHOD}={method}") == 0
     assert logged()["train/grad_norm"][0] > 0
     background = state(trial)["guidance.fields.by_name.fixed-noise.background"]
     assert background.shape[0] == 1 and background.std() > 0.8
@@ -74,8 +74,8 @@ def test_particles_have_a_noise_each(launch, trial):
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [
-        ((f"{METHOD}=fsd",), "asd-2d.yaml", "this batch has none; use a 3D system"),
-        ((f"{METHOD}=on-surface",), "asd-2d.yaml", "batch has no depth, opacity"),
+        ((f"{METHOD}=fsd",), "asd-2d.yaml", "for images the method fsd-2d"),
+        ((f"{METHOD}=cfd",), "asd-2d.yaml", "no depth, opacity. For images choose cfd-2d"),
         (
             (f"{METHOD}=fsd", "system.guidance.noise_field={thta: 90}"),
             NERF,
@@ -88,7 +88,7 @@ def test_particles_have_a_noise_each(launch, trial):
         ),
     ],
 )
-def test_what_a_field_lacks_is_told(launch, on_surface, capsys, options, config, message):
+def test_what_a_field_lacks_is_told(launch, capsys, options, config, message):
     small = SMALL if config == NERF else ("system.n_particles=2", "data.batch_size=2")
     shape = () if config == NERF else ("system.shape=null",)
     assert launch(*small, *shape, *options, config=config) == 2

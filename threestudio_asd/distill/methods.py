@@ -58,6 +58,8 @@ class Method:
         factor: Of the loss.
         critic_scale: The critic's guidance scale from no camera to the camera, where a config says
             none; 1 is the critic that knows the camera.
+        negative_prompt: What "null" is asked about where the user's negative prompt is empty, of a
+            method that lives from one; None is the empty prompt.
 
     Raises:
         NotRegisteredError: A name that nobody registered.
@@ -78,6 +80,7 @@ class Method:
     reduction: str = "batch"
     factor: float = 1.0
     critic_scale: float = 1.0
+    negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
         terms = (self.target, self.source)
@@ -125,7 +128,7 @@ class Method:
         for part in self._parts:
             defaults |= part.settings
         owner = f"method '{self.name}'"
-        return merged(merged(defaults, self.settings, owner, owner), given, where, owner)
+        return merged(merged(defaults, self.settings, owner, owner), given, where, owner, _with)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -179,6 +182,12 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("method")
+
+
+def _with(setting: str) -> list[str]:
+    """The rows that have a setting of this name."""
+    rows = (METHODS.get(name) for name in METHODS)
+    return [f"'{row.name}'" for row in rows if setting in row.with_settings({}, "")]
 
 
 def register_method(method: Method) -> Method:

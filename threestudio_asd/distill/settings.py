@@ -4,7 +4,7 @@ What uses one declares it with its default where it is registered (``settings={"
 row of the table may choose another default, a config another value or a schedule of one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -47,23 +47,27 @@ def at_start(value: int | float | Sequence[int | float]) -> float:
 
 
 def merged(
-    defaults: Mapping[str, Any], given: Mapping[str, Any], where: str, owner: str
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
+    where: str,
+    owner: str,
+    others: Callable[[str], Sequence[str]] = lambda name: (),
 ) -> dict[str, Any]:
     """``defaults`` with the values of ``given``.
 
     Args:
         where: What ``given`` is, for the message.
         owner: Whose settings they are.
+        others: Who else has a setting of that name.
 
     Raises:
         UserError: ``given`` names what ``owner`` does not have.
     """
     for name in given:
         if name not in defaults:
-            near = get_close_matches(name, defaults, n=1)
-            known = ", ".join(sorted(defaults)) or "none"
-            raise UserError(
-                f"{where} has '{name}', which is no setting of {owner}"
-                + (f"; did you mean {near[0]}?" if near else f"; its settings: {known}.")
-            )
+            near, elsewhere = get_close_matches(name, defaults, n=1), others(name)
+            known = f"its settings: {', '.join(sorted(defaults)) or 'none'}."
+            advice = f"did you mean {near[0]}?" if near and not elsewhere else known
+            theirs = f" but of {', '.join(elsewhere)}" if elsewhere else ""
+            raise UserError(f"{where} has '{name}', no setting of {owner}{theirs}; {advice}")
     return {**defaults, **given}

@@ -101,7 +101,8 @@ class WorldMapField(NoiseField):
         if views.opacity is None:
             raise UserError(
                 "The noise field 'world-map' tells object and background by the render's opacity, "
-                "and this batch has none; use a 3D system, or the noising fixed-noise."
+                "and this batch has none; use a 3D system, or for images the method fsd-2d, whose "
+                "noising is fixed-noise."
             )
         around = tuple(self.world.shape[1:])
         angles = views.elevation, views.azimuth

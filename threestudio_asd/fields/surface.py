@@ -84,8 +84,10 @@ def surface_corners(
     if missing := [name for name, part in parts.items() if part is None]:
         raise UserError(
             "The noise field 'surface-noise' lies on the surface that a render shows, and this "
-            f"batch has no {', '.join(missing)}; use a 3D system with a renderer that gives depth "
-            "(nerf-volume-renderer), or the noising world-map or fixed-noise."
+            f"batch has no {', '.join(missing)}. For images choose cfd-2d, or another method whose "
+            "noising is fixed-noise; for a scene a renderer that gives depth and opacity: "
+            "nerf-volume-renderer, or the bundled host's nvdiff-rasterizer (threestudio's own "
+            "gives no depth)."
         )
     points = views.rays_o + views.rays_d * (views.depth / views.opacity.clamp_min(1e-5))
     sees = (views.opacity > LEAST_OPACITY) & points.isfinite().all(-1, keepdim=True)

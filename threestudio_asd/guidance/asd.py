@@ -18,7 +18,7 @@ from threestudio_asd.fields import NoiseFields
 from threestudio_asd.guidance import checks
 from threestudio_asd.guidance.conditions import Conditions
 from threestudio_asd.guidance.inputs.latents import as_latents, encoded, views_of
-from threestudio_asd.guidance.inputs.texts import Texts, wordings
+from threestudio_asd.guidance.inputs.texts import Texts, own_words, wordings
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import evaluation
 from threestudio_asd.guidance.sides import places
@@ -124,9 +124,10 @@ class StableDiffusionASDGuidance(host.BaseModule):
         methods, settings = checks.checked(cfg, self.device)
         self.method_settings = checks.method_settings(cfg, methods)
         self.share_noise = True if cfg.share_noise is None else cfg.share_noise
-        for line in checks.choices(cfg, methods.values()):
+        needs = {name for method in methods.values() for name in method.needs}
+        words = wordings(cfg.texts, needs)
+        for line in (*checks.choices(cfg, methods.values()), *own_words(cfg.texts, needs)):
             host.info(line)
-        words = wordings(cfg.texts, {name for m in methods.values() for name in m.needs})
         self.teacher = TEACHERS.get(cfg.teacher_type).build(cfg, self.device)
         checks.require_corrective(self.teacher, methods.values())
         with_critic = any(method.critic is not None for method in methods.values())
@@ -214,8 +215,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
             checks.require_single_views(self.teacher)
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
-        names = self.step.asked
-        further = self.texts.conditions(names, prompt_utils, views, view_dependent)
+        names, negative = self.step.asked, self.step.method.negative_prompt
+        further = self.texts.conditions(names, prompt_utils, views, view_dependent, negative)
         options |= {"names": names, "further": further}
         text = Conditions.of_views(prompt_utils, views, view_dependent, **options)
         return text.seen_from(checks.scenes(views, self.teacher)) if aware else text

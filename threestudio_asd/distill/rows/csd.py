@@ -9,7 +9,9 @@ part of the guidance; without perp-neg it is 0. Values that recover other method
 is SDS at k (p = k), (1, -1, 0, 0) e_y - e_n, the classifier's score alone.
 
 The defaults are those of the published second stage (Stable Diffusion, t in 20..500): the negative
-prompt loses half of its weight to the empty one within 10000 steps. Its first stage, a DeepFloyd IF
+prompt loses half of its weight to the empty one within 10000 steps. Where the user gives no
+negative prompt it is the published one (``negative_prompt``): without one e_n is e_0; to do without
+set ``negative_scale`` to 0. Its first stage, a DeepFloyd IF
 model on pixels: ``negative_scale=[0, 0, -1, 5000]``, ``null_scale=[0, -1, 0, 5000]``,
 ``weighting_strategy=uniform``, ``normalise_gradient=true``. Its code
 
@@ -59,5 +61,6 @@ CSD = register_method(
         source="weighted-negatives",
         critic_objective=None,
         paper="Classifier Score Distillation, Yu et al. 2023, arXiv:2310.19415",
+        negative_prompt="oversaturated color, ugly, tiling, low quality, noisy",
     )
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from threestudio_asd import host
 from threestudio_asd.distill.noising import Views
 from threestudio_asd.distill.predictions import MISSING, PREDICTIONS
 from threestudio_asd.distill.settings import merged
@@ -36,6 +37,18 @@ def wordings(given: Mapping[str, str], asked: Iterable[str]) -> dict[str, str]:
     return words
 
 
+def own_words(given: Mapping[str, str], asked: Iterable[str]) -> list[str]:
+    """One line for each prediction that is ``asked`` for by the package's words, as ``given`` has
+    none of the user's."""
+    said = {name: PREDICTIONS.get(name).words for name in asked if name not in given}
+    return [
+        f"The prediction '{name}' is asked for with the published words, '{words}'; choose others "
+        f"by system.guidance.texts.{name}."
+        for name, words in sorted(said.items())
+        if words
+    ]
+
+
 class Texts:
     """Embeds further prompts with the teacher's own text encoder, each once.
 
@@ -49,29 +62,58 @@ class Texts:
     def __init__(self, teacher: Teacher, words: Mapping[str, str]) -> None:
         self.teacher, self.words = teacher, words
         self.embedded: dict[str, Condition] = {}
+        self._heard: tuple[Any, bool] | None = None
 
     def conditions(
-        self, names: Iterable[str], prompt_utils: Any, views: Views, view_dependent: bool
+        self,
+        names: Iterable[str],
+        prompt_utils: Any,
+        views: Views,
+        view_dependent: bool,
+        negative: str | None = None,
     ) -> dict[str, Condition]:
-        """Conditions of those of ``names`` that have prompts of their own, at ``views``.
+        """Conditions of those of ``names`` that have prompts of their own, at ``views``; and of
+        ``null``, if its prompt is to be ``negative``: if the user's is empty.
 
         Raises:
             UserError: The teacher cannot embed texts.
         """
         own = [name for name in names if name in self.words]
-        if not own:
+        if not own and negative is None:
             return {}
         directions = prompt_utils.directions if view_dependent else [None]
         which = _directions(prompt_utils, views) if view_dependent else [0] * len(views)
         texts = {
             n: [_worded(self.words[n], prompt_utils.prompt, d) for d in directions] for n in own
         }
+        if negative is not None:
+            texts["null"] = [negative] * len(directions)
         # Of all views at once: no training step loads the text encoder again.
-        self._embed(text for said in texts.values() for text in said)
+        further = () if negative is None else ("",)
+        self._embed((*(text for said in texts.values() for text in said), *further))
+        if negative is not None and self._has_negative(prompt_utils, negative):
+            del texts["null"]
         return {
             name: Condition.concatenate([self.embedded[said[i]] for i in which])
             for name, said in texts.items()
         }
+
+    def _has_negative(self, prompt_utils: Any, instead: str) -> bool:
+        """Whether the user's negative prompt says anything, by its embedding: neither host hands
+        on its words. If not, one line says so."""
+        if self._heard is None or self._heard[0] is not prompt_utils:
+            given = prompt_utils.uncond_text_embeddings[:1].float()
+            nothing = self.embedded[""].tokens.to(given)
+            # In half precision equal texts differ a little.
+            differs = bool((given - nothing).norm() > 0.02 * nothing.norm())
+            self._heard = (prompt_utils, differs)
+            if not differs:
+                host.info(
+                    "The method lives from a negative prompt and there is none; it takes the "
+                    f"published one, '{instead}'. Choose another by "
+                    "system.prompt_processor.negative_prompt."
+                )
+        return self._heard[1]
 
     def _embed(self, texts: Iterable[str]) -> None:
         missing = [text for text in dict.fromkeys(texts) if text not in self.embedded]

@@ -62,8 +62,10 @@ class NVDiffRasterizer(Rasterizer):
             bg_color: replaces the background.
 
         Returns:
-            ``mesh`` and images (B H W C): ``opacity``, ``comp_normal`` (world-space normals as
-            (n + 1) / 2 on black), with ``render_rgb`` also ``comp_rgb`` and ``comp_rgb_bg``.
+            ``mesh`` and images (B H W C): ``opacity``, ``depth`` (the distance from the camera
+            times the opacity, as nerf-volume-renderer's; threestudio's rasteriser has none),
+            ``comp_normal`` (world-space normals as (n + 1) / 2 on black), with ``render_rgb`` also
+            ``comp_rgb`` and ``comp_rgb_bg``.
             Gradients reach the mesh's vertices through silhouettes, normals and positions.
         """
         mesh = self.geometry.isosurface()
@@ -71,25 +73,29 @@ class NVDiffRasterizer(Rasterizer):
 
         def project(mvp_mtx: Tensor, v_pos: Tensor, v_nrm: Tensor) -> dict[str, Tensor]:
             view = MeshView.drawn(v_pos, tri, links, mvp_mtx, (height, width))
-            found = {"clip": view.clip, "rast": view.rast, "normal": view.values(v_nrm)}
-            return {**found, "position": view.values(v_pos)} if render_rgb else found
+            found = {"clip": view.clip, "rast": view.rast}
+            return {**found, "normal": view.values(v_nrm), "position": view.values(v_pos)}
 
         found = map_batch(project, mvp_mtx, common=(mesh.v_pos, mesh.v_nrm))
+        # As in threestudio, where nothing is hit: from the camera to the origin.
+        way = found["position"] - camera_positions[:, None, None, :]
+        distance = way.norm(dim=-1, keepdim=True)
 
-        def finish(clip: Tensor, rast: Tensor, normal: Tensor, *colored: Tensor) -> dict:
+        def finish(
+            clip: Tensor, rast: Tensor, normal: Tensor, distance: Tensor, *colored: Tensor
+        ) -> dict:
             view = MeshView(clip, tri, rast, links)
-            normal = F.normalize(normal, dim=-1)
-            out = {
-                "opacity": view.smoothed(view.mask.float()),
-                "comp_normal": view.smoothed(torch.where(view.mask, (normal + 1) / 2, 0.0)),
-            }
+            normal, seen = F.normalize(normal, dim=-1), view.mask.float()
+            # Smoothed alike: depth / opacity is a distance at silhouettes, too.
+            opacity, depth = view.smoothed(torch.cat([seen, seen * distance], -1)).split(1, -1)
+            comp_normal = view.smoothed(torch.where(view.mask, (normal + 1) / 2, 0.0))
+            out = {"opacity": opacity, "depth": depth, "comp_normal": comp_normal}
             return {**out, **self._colors(view, normal, *colored, extra)} if colored else out
 
-        parts = [found["clip"], found["rast"], found["normal"]]
+        parts = [found["clip"], found["rast"], found["normal"], distance]
         if not render_rgb:
             return {"mesh": mesh, **map_batch(finish, *parts)}
-        # As in threestudio, where nothing is hit: from the camera to the origin.
-        viewdirs = F.normalize(found["position"] - camera_positions[:, None, None, :], dim=-1)
+        viewdirs = F.normalize(way, dim=-1)
         behind = self.background(dirs=viewdirs)
         if bg_color is not None:
             behind = bg_color[:, None, None, :].expand_as(behind)
