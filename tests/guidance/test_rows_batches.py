@@ -56,5 +56,5 @@ def test_a_noisings_batch_is_consistent():
     for name in ROWS:
         step, text = step_of(name), text_of(B)
         noisy = step.noisy(X0, T, views_of(B), text, draws=Streams(B))
-        again = NoisyBatch.of(SCHEDULE, X0, T, noisy.noise)
+        again = NoisyBatch.of(SCHEDULE, X0, noisy.t, noisy.noise)
         torch.testing.assert_close(noisy.x_t, again.x_t, rtol=1e-9, atol=1e-9)

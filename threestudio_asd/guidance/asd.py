@@ -152,8 +152,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             None if value is None else float(host.C(value, epoch, global_step))
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
         )
-        self.timesteps = self._between(low, high)
-        self.grad_clip_val = clip
+        self.timesteps, self.grad_clip_val = self._between(low, high), clip
 
     def set_min_max_steps(
         self, min_step_percent: float | None = None, max_step_percent: float | None = None
