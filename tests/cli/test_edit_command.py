@@ -26,7 +26,7 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("method", ["asd-pair", "dds"])
+@pytest.mark.parametrize("method", ["asd-pair", pytest.param("dds", marks=pytest.mark.slow)])
 def test_a_picture_is_edited_and_stays(photo, tmp_path, capsys, method):
     before = photo.read_bytes()
     out = tmp_path / "out"
