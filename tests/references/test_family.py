@@ -6,7 +6,7 @@ import family
 import pytest
 from check import TOLERANCE
 
-from threestudio_asd.distill import rows
+from threestudio_asd.distill.rows import paths
 
 HERE = Path(__file__).parent
 FILES = HERE / "family_official.safetensors", HERE / "asd_official_weights.safetensors"
@@ -75,13 +75,13 @@ def test_every_setting_is_read(monkeypatch, name, change):
 def test_the_check_notices_another_grid(monkeypatch, path, name):
     """One time later, but for the last."""
     module, function = path.split(".")
-    times = getattr(getattr(rows, module), function)
+    times = getattr(getattr(paths, module), function)
 
     def later(*args):
         *grid, last = times(*args)
         return [*(time + 1 for time in grid), last]
 
-    monkeypatch.setattr(getattr(rows, module), function, later)
+    monkeypatch.setattr(getattr(paths, module), function, later)
     assert _error(name, monkeypatch, {}) > 2e-3
 
 
