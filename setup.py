@@ -14,6 +14,12 @@ VERSION = next(
 # The drop-in and the doctor check the same table.
 NEEDS = runpy.run_path(str(ROOT / "threestudio_asd/requirements.py"))
 
+# Folders of YAML files alone, which are no packages by themselves.
+CONFIGS = [
+    "threestudio_asd.configs" + "".join(f".{part}" for part in folder)
+    for folder in ((), ("compare",), ("family",), ("tiny",), ("tiny", "family"))
+]
+
 setup(
     name="threestudio-asd",
     version=VERSION,
@@ -24,9 +30,7 @@ setup(
     python_requires=">=" + NEEDS["PYTHON"],
     packages=[
         *find_packages(include=["threestudio_asd", "threestudio_asd.*"]),
-        "threestudio_asd.configs",
-        "threestudio_asd.configs.compare",
-        "threestudio_asd.configs.tiny",
+        *CONFIGS,
     ],
     package_dir={"threestudio_asd.configs": "configs"},
     package_data={
@@ -34,9 +38,7 @@ setup(
         "threestudio_asd.compare.report.assets": ["*.css", "*.js", "*.glsl"],
         "threestudio_asd.portable": ["standins/**/*.py"],
         "threestudio_asd.tiny": ["weights/**/*"],
-        "threestudio_asd.configs": ["*.yaml"],
-        "threestudio_asd.configs.compare": ["*.yaml"],
-        "threestudio_asd.configs.tiny": ["*.yaml"],
+        **{package: ["*.yaml"] for package in CONFIGS},
     },
     install_requires=[
         name + versions for part in ("PLUGIN", "BUNDLED") for name, versions in NEEDS[part].items()
