@@ -16,7 +16,9 @@ from threestudio_asd.studio.config.structured import parse_structured
 
 NAMES = sorted(path.stem for path in (CONFIGS / "family").glob("*.yaml"))
 # Rows that have configs elsewhere, or none.
-OTHERS = {"sds", "sjc", "mvdream", "vsd", "asd"}
+OTHERS = {"sds", "sjc", "mvdream", "vsd", "asd", "asd-pair", "sds-bridge-first", "sdi-drawn"}
+# Without a recipe of ours: no scene was distilled with them yet.
+OTHERS |= {"lmc-sds", "jsd", "cds", "dsd", "sim"}
 PROMPT = "system.prompt_processor.prompt=a red mug"
 EDIT = ("system.originals=cup.png", "system.guidance.texts.reference_cond=a red cup")
 

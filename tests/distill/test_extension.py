@@ -199,7 +199,7 @@ def test_names_are_unique_and_unknown_ones_are_answered_with_the_known():
 def test_a_method_says_what_it_reads():
     terms.register_source("mine", needs=("e_null",))(lambda said: said["e_null"])
     with pytest.raises(
-        UserError, match=r"'x': the source term 'mine' needs 'e_null'.*cond, critic"
+        UserError, match=r"'x': the source term 'mine' needs 'e_null'.*cond, corrective, critic"
     ):
         methods.Method("x", "guided", "mine", None, paper="none")
     with pytest.raises(UserError, match="a target and a source, or a loss"):
