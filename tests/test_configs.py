@@ -56,7 +56,7 @@ def small(name):
         return SMALL_2D[:2]
     if "2d" in name:
         return SMALL_2D
-    if "mvdream" in name:
+    if "asd-mv" in name:
         return SMALL_VIEWS
     return SMALL_NERF if "nerf" in name else SMALL_MESH
 
@@ -94,7 +94,7 @@ def test_the_config_of_a_method_trains_two_steps(name, models, tmp_path, monkeyp
 
 def trains(name, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    teacher = models["views" if "mvdream" in name else "epsilon"]
+    teacher = models["views" if "asd-mv" in name else "epsilon"]
     critic = models["v_prediction"]
     overrides = [
         *SMALL,

@@ -27,6 +27,8 @@ from threestudio_asd.tiny.train.measure import features
 #: What looks the same from all around says nothing of the camera.
 ROUND = ("sphere", "cone", "cylinder", "mushroom", "snowman", "tree", "torus")
 TURNS = 8  # azimuths at equal distances, the asked one among them
+#: A camera's matrix does not tell how large things are in its picture: factors of the distance.
+NEARER = (0.8, 0.87, 0.94, 1.0, 1.07, 1.15, 1.25)
 DDIM_STEPS = 25
 BATCH = 48
 #: How far a pixel's colour is from the background's to be a thing, in [0, 1].
@@ -75,17 +77,22 @@ def obeyed(
     images: Float[Tensor, "N 3 64 64"], name: str, cameras: dict[str, Tensor]
 ) -> Bool[Tensor, " N"]:
     """Whether the true silhouette at the asked azimuth is as near to the sample's as those at the
-    seven others, of object ``name``; symmetric objects have equal ones.
+    seven others, of object ``name``, each at the distance where it is nearest; symmetric objects
+    have equal ones.
 
     Args:
         cameras: ``azimuth``, ``elevation``, ``distance``, ``fovy`` (degrees) of each image.
     """
     masks, found = silhouettes(images), []
+    grey = torch.full((len(images), 3), 0.5)
     for turn in range(TURNS):
-        turned = {**cameras, "azimuth": cameras["azimuth"] + turn * 360.0 / TURNS}
-        grey = torch.full((len(images), 3), 0.5)
-        _, coverage = render(name, "red", **turned, background=grey)
-        found.append(iou(masks, coverage[:, 0] > 0.5))
+        azimuth = cameras["azimuth"] + turn * 360.0 / TURNS
+        overlap = []
+        for factor in NEARER:
+            seen = {**cameras, "azimuth": azimuth, "distance": cameras["distance"] * factor}
+            _, coverage = render(name, "red", **seen, background=grey)
+            overlap.append(iou(masks, coverage[:, 0] > 0.5))
+        found.append(torch.stack(overlap).amax(dim=0))
     asked, *others = found
     return asked >= torch.stack(others).amax(dim=0) - 1e-3
 
