@@ -92,7 +92,7 @@ def test_waits_are_counted_by_our_innermost_line(module):
     assert list(found.values()) == [1]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_waits_are_those_of_a_training_step(module, monkeypatch):
     """With warnings in the place of a GPU's: one for each call of the UNet, two in a step."""
     from threestudio_asd.teachers.unet import FrozenUNet

@@ -56,7 +56,10 @@ def checkout(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "before"),
-    [("threestudio-asd", UNINSTALLED), ("threestudio_asd", "")],
+    [
+        ("threestudio-asd", UNINSTALLED),
+        pytest.param("threestudio_asd", "", marks=pytest.mark.slow),
+    ],
     ids=["not installed", "installed too, underscore"],
 )
 def test_a_clone_registers_our_names_from_one_copy(checkout, name, before):
@@ -67,6 +70,7 @@ def test_a_clone_registers_our_names_from_one_copy(checkout, name, before):
     assert seen["model"].startswith(str(folder / "threestudio_asd/tiny/weights/tiny-shapes"))
 
 
+@pytest.mark.slow
 def test_a_link_registers_the_installed_package_and_a_second_folder_changes_nothing(checkout):
     link(open_checkout(checkout))
     folder = clone(checkout, "zz-a-clone-besides")

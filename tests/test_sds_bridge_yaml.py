@@ -28,7 +28,7 @@ def test_every_key_and_value_of_it_is_accepted():
     assert VALUES["system"]["guidance_type"] == "stable-diffusion-sds-bridge-guidance"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_trains_both_stages_and_goes_on_in_the_second(random_sd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     steps = ("trainer.max_steps=20", "trainer.val_check_interval=20", "data.batch_size=1")

@@ -66,6 +66,7 @@ def test_packing_changes_nothing_that_is_seen(grid, filled):
     assert files == ["cells.jsonl", "pictures", "scenes", "x.png"]
 
 
+@pytest.mark.slow
 def test_packing_again_changes_no_byte_and_takes_in_what_is_new(grid, filled):
     pack(filled)
     content = {path.name: path.read_bytes() for path in filled.iterdir() if path.is_file()}

@@ -88,7 +88,7 @@ def test_it_is_a_teacher(generator, teacher, tmp_path):
     assert torch.equal(found.epsilon(x_t, t, text), own.epsilon(x_t, t, text))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_nerf_trains_from_it(generator, teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = generator.save(tmp_path / "g", teacher, "sida")

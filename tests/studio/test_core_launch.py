@@ -60,6 +60,7 @@ def test_batch_number_step_and_noise_go_together(whole_run):
     assert [line.split()[:2] for line in lines.values()] == [[str(k)] * 2 for k in range(6)]
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_with_equal_losses(whole_run, tmp_path, monkeypatch):
     # In a process of its own, with the toy as an extension in custom/; killed in step 5, after
     # the checkpoint of step 4's validation.

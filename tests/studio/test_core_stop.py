@@ -141,6 +141,7 @@ def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(folder):
     assert sorted(losses()) == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves(tmp_path):
     prepare(tmp_path)
     command = [sys.executable, str(ROOT / "launch.py"), *ARGUMENTS, "system.pause=0.05"]
@@ -150,9 +151,14 @@ def test_a_closed_terminal_saves(tmp_path):
         os.chdir(tmp_path)
         os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
         os.execv(sys.executable, command)
-    wait_for(lambda: (tmp_path / LAST).is_file())
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
+    try:
+        wait_for(lambda: (tmp_path / LAST).is_file(), seconds=180)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 129
     assert checkpoint(tmp_path)["global_step"] == max(losses(tmp_path)) + 1
     assert no_test_ran(tmp_path)

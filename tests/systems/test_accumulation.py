@@ -51,8 +51,14 @@ def assert_equal_gradients(steps):
             torch.testing.assert_close(found[name], mean[name], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("batches", [1, 2, 4])
-@pytest.mark.parametrize("critic_steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("batches", "critic_steps"),
+    [
+        *[(1, 1), (4, 1), (2, 2)],
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in [(2, 1), (1, 2), (4, 2), (1, 5)]),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in [(2, 5), (4, 5)]),
+    ],
+)
 def test_images(launch, monkeypatch, batches, critic_steps):
     steps = mean_and_found(monkeypatch)
     count = 2 if batches * critic_steps <= 4 else 1  # what is left of one step harms the next
@@ -63,7 +69,9 @@ def test_images(launch, monkeypatch, batches, critic_steps):
     assert_equal_gradients(steps)
 
 
-@pytest.mark.parametrize("system", ["asd-system", "prolificdreamer-system"])
+@pytest.mark.parametrize(
+    "system", ["asd-system", pytest.param("prolificdreamer-system", marks=pytest.mark.slow)]
+)
 def test_a_nerf(launch, monkeypatch, system):
     steps = mean_and_found(monkeypatch)
     options = ("trainer.accumulate_grad_batches=2", "system.guidance.lora_n_steps=3")

@@ -16,7 +16,7 @@ def state(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["fsd", "cfd"])
+@pytest.mark.parametrize("method", [pytest.param("fsd", marks=pytest.mark.slow), "cfd"])
 def test_a_resumed_nerf_ends_as_an_uninterrupted_one(launch, trial, method):
     options = (*SMALL, f"{METHOD}={method}", "system.guidance.settings={noise_refresh: 0.2}")
     options += ("trainer.max_steps=4", "checkpoint.every_n_train_steps=2")

@@ -37,7 +37,13 @@ def tensors(value, path=""):
 @pytest.mark.parametrize(
     "method", ["asd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("vsd", "sds"))]
 )
-@pytest.mark.parametrize("config", SYSTEMS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(c, marks=[pytest.mark.slow] if "geometry" in c else [pytest.mark.long])
+        for c in SYSTEMS
+    ],
+)
 def test_training_is_equal_to_the_bit_on_any_number_of_threads(launch, tmp_path, config, method):
     found = []
     for threads in (1, 2, 4) if method == "asd" else (1, 4):

@@ -18,7 +18,9 @@ def test_the_judge_is_the_frozen_one_and_knows_held_out_renders():
     assert report["accuracy"] >= 0.97
 
 
-@pytest.mark.parametrize("name", ["mug", "house", "torus"])
+@pytest.mark.parametrize(
+    "name", ["mug", *(pytest.param(x, marks=pytest.mark.slow) for x in ("house", "torus"))]
+)
 def test_a_true_result_is_perfect_and_a_wrong_one_is_not(name):
     images, coverage = fixed_views(name, "green")
     judge = load_judge()

@@ -50,6 +50,7 @@ def test_the_tokenizer_loads_as_any_and_knows_the_worlds_words(folder):
     assert tokenizer.unk_token_id not in ids
 
 
+@pytest.mark.slow
 def test_samples_show_what_was_asked(pipe, folder):
     # The card's figure is over 480 samples; 32 keep the suite short.
     claimed = json.loads((folder / "report.json").read_text())["judge_accuracy"]
