@@ -83,6 +83,7 @@ def test_packing_again_changes_no_byte_and_takes_in_what_is_new(grid, filled):
     assert len(list(filled.glob("pictures-*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_packing_that_is_cut_off_loses_nothing(grid, filled, monkeypatch):
     before = seen(grid, filled)
     whole = archives.written_whole

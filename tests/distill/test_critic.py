@@ -109,7 +109,7 @@ def worst_error(world, critic, prediction_type, gamma, pull):
     [
         (-0.25, "epsilon", "epsilon", 1, None),
         (-0.5, "epsilon", "epsilon", 1, "abar"),
-        (-0.5, "v_prediction", "epsilon", 1, "abar"),
+        pytest.param(*(-0.5, "v_prediction", "epsilon", 1, "abar"), marks=pytest.mark.slow),
         (-0.5, "v_prediction", "official", "abar", 1),
     ],
 )

@@ -91,7 +91,7 @@ def killed():
     raise MemoryError("killed")
 
 
-@pytest.mark.parametrize("name", ["sida", "dmd2"])
+@pytest.mark.parametrize("name", ["sida", pytest.param("dmd2", marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, name):
     whole, first, second = Log(), Log(at={3: killed}), Log()
     _, made = trained(tmp_path / "whole", 4, whole, name=name, ema=0.5)

@@ -39,10 +39,7 @@ def tensors(value, path=""):
 )
 @pytest.mark.parametrize(
     "config",
-    [
-        pytest.param(c, marks=[pytest.mark.slow] if "geometry" in c else [pytest.mark.long])
-        for c in SYSTEMS
-    ],
+    [pytest.param(c, marks=pytest.mark.long if "nerf" in c else pytest.mark.slow) for c in SYSTEMS],
 )
 def test_training_is_equal_to_the_bit_on_any_number_of_threads(launch, tmp_path, config, method):
     found = []

@@ -63,7 +63,10 @@ def test_the_loss_of_scenes_sees_cameras_and_other_views():
         assert alone != pytest.approx(float(loss), rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "distinct"), [("mug", True), ("chair", True), ("sphere", False)])
+@pytest.mark.parametrize(
+    ("name", "distinct"),
+    [pytest.param("mug", True, marks=pytest.mark.slow), ("chair", True), ("sphere", False)],
+)
 def test_the_truth_obeys_its_camera(name, distinct):
     azimuth = torch.tensor([0.0, 20.0, 100.0, 250.0])
     full = torch.ones_like(azimuth)
