@@ -33,7 +33,9 @@ def draw(n, world, seed):
 def epsilon(x_t, world):
     mean, std = torch.tensor(world).double()
     times = torch.full((len(x_t),), T)
-    return gaussian_epsilon(SCHEDULE, x_t, times, mean.view(1, 1, 1, 1), std.square().view(1, 1, 1, 1))
+    return gaussian_epsilon(
+        SCHEDULE, x_t, times, mean.view(1, 1, 1, 1), std.square().view(1, 1, 1, 1)
+    )
 
 
 def density(x_t, world):
