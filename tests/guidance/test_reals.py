@@ -1,5 +1,6 @@
 """Real pictures in the guidance: terms, draws, schedules, and bad input."""
 
+import dataclasses
 import json
 
 import pytest
@@ -106,6 +107,13 @@ def test_further_critic_steps_have_them_too(make, prompt, views, folder):
 def test_some_captions_can_be_chosen(make, folder):
     guidance = make(**reals(folder, containing="a red mug"))
     assert len(guidance.reals.latents) == 2 and guidance.reals.captions.tokens.shape[0] == 2
+
+
+def test_they_can_be_those_of_the_prompt(make, prompt, views, folder):
+    guidance = make(**reals(folder, containing="red {prompt}"))
+    assert guidance.reals is None
+    out, _, _ = step(guidance, lambda: dataclasses.replace(prompt(), prompt="mug"), views)
+    assert len(guidance.reals.latents) == 2 and "critic_real_denoise" in out
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_left_out(make, folder, caplog):

@@ -47,7 +47,7 @@ def test_what_is_no_picture_is_told(folder):
         read_originals(folder, 2, 16)
     with pytest.raises(UserError, match=r"notes.txt' is no picture"):
         read_originals(folder, 3, 16)
-    with pytest.raises(UserError, match="no picture at system.originals"):
+    with pytest.raises(UserError, match=r"no picture at system\.originals"):
         read_originals(folder / "c.png", 1, 16)
 
 

@@ -58,7 +58,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.fields = NoiseFields(methods.values(), *latents, cfg.noise_field)
         self.steps = {k: DistillationStep(m, *parts, self.fields.of(m)) for k, m in methods.items()}
         self.texts = Texts(self.teacher, words)
-        self.reals = real_pictures(cfg, self.teacher, methods.values())
+        self.reals = None
+        self._read_reals()
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
@@ -134,6 +135,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
         if prompt_utils.use_perp_neg and options.get("perp_neg", True):
             checks.require_single_views(self.teacher)
+        self._read_reals(prompt_utils.prompt)
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
         names, negative = self.step.asked, self.step.method.negative_prompt
@@ -199,6 +201,12 @@ class StableDiffusionASDGuidance(host.BaseModule):
                 noisy = self._critic_draw(latents)
             terms = self.step.critic_terms(noisy, text, self._hide_camera())
             yield sum((terms | self._real_terms(len(latents))).values())
+
+    def _read_reals(self, prompt: str | None = None) -> None:
+        """Real pictures, where they are wanted and not yet there."""
+        if self.reals is None and self.cfg.real_weight != 0:
+            methods = [step.method for step in self.steps.values()]
+            self.reals = real_pictures(self.cfg, self.teacher, methods, prompt)
 
     def _real_terms(self, count: int) -> dict[str, Tensor]:
         """The critic's terms at as many real pictures as there are renders; none at weight 0."""

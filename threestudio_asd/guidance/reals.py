@@ -2,7 +2,7 @@
 
 system.guidance:
   real_weight: 0.1
-  reals: {type: folder, folder: pictures, containing: "a red mug"}
+  reals: {type: folder, folder: pictures, containing: "{prompt}"}
 """
 
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from threestudio_asd.distill.predictions import Predictions
 from threestudio_asd.distill.real_terms import real_terms
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.inputs.latents import encoded_mean
+from threestudio_asd.guidance.inputs.texts import PROMPT
 from threestudio_asd.pictures import captioned, read_pictures
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.base import Teacher
@@ -44,7 +45,7 @@ class RealsConfig:
     count: int = 256
     """How many renders, for ``world``."""
     containing: str = ""
-    """Take only pictures whose caption has these words, such as the prompt."""
+    """Take only pictures whose caption has these words; {prompt} is the user's prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,11 @@ class RealPictures:
 REALS: Registry[Any] = Registry("system.guidance.reals.type")
 
 
-def real_pictures(cfg: Any, teacher: Teacher, methods: Iterable[Method]) -> RealPictures | None:
-    """Those that ``cfg``, a guidance's, asks for; None if their weight is 0.
+def real_pictures(
+    cfg: Any, teacher: Teacher, methods: Iterable[Method], prompt: str | None = None
+) -> RealPictures | None:
+    """Those that ``cfg``, a guidance's, asks for; None if their weight is 0, or if it takes a
+    ``prompt`` to choose them and there is none yet.
 
     Raises:
         UserError: A weight without pictures, or where nothing is trained on them; pictures that
@@ -89,8 +93,11 @@ def real_pictures(cfg: Any, teacher: Teacher, methods: Iterable[Method]) -> Real
             "This teacher is told the camera, which real pictures do not come with; set "
             "system.guidance.real_weight to 0."
         )
-    wanted = _section(cfg.reals)
-    latents, texts = REALS.get(wanted.type)(wanted, teacher)
+    wanted, kind = _section(cfg.reals), REALS.get(_section(cfg.reals).type)
+    if prompt is None and PROMPT in wanted.containing:
+        return None
+    wanted.containing = wanted.containing.replace(PROMPT, prompt or "")
+    latents, texts = kind(wanted, teacher)
     distinct = list(dict.fromkeys(texts))
     rows = teacher.embed_text(distinct)
     teacher.release_text_encoder()
