@@ -135,7 +135,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
         if prompt_utils.use_perp_neg and options.get("perp_neg", True):
             checks.require_single_views(self.teacher)
-        self._read_reals(prompt_utils.prompt)
+        self._read_reals(prompt_utils)
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
         names, negative = self.step.asked, self.step.method.negative_prompt
@@ -202,10 +202,11 @@ class StableDiffusionASDGuidance(host.BaseModule):
             terms = self.step.critic_terms(noisy, text, self._hide_camera())
             yield sum((terms | self._real_terms(len(latents))).values())
 
-    def _read_reals(self, prompt: str | None = None) -> None:
+    def _read_reals(self, prompt_utils: Any = None) -> None:
         """Real pictures, where they are wanted and not yet there."""
         if self.reals is None and self.cfg.real_weight != 0:
             methods = [step.method for step in self.steps.values()]
+            prompt = None if prompt_utils is None else prompt_utils.prompt
             self.reals = real_pictures(self.cfg, self.teacher, methods, prompt)
 
     def _real_terms(self, count: int) -> dict[str, Tensor]:
