@@ -230,7 +230,7 @@ def sheet(records: list[dict[str, Any]], count: int = 12) -> Tensor:
         pictures += [unpacked(r["picture"]) for r in own if r["method"] != "unedited"]
         columns.append(torch.cat(pictures, dim=1))
     height = min(c.shape[1] for c in columns)
-    return torch.cat([c[:, :height] for c in columns], dim=2)
+    return torch.stack([c[:, :height] for c in columns])
 
 
 def main() -> None:
