@@ -16,6 +16,8 @@ ALLOWED = {
     # Messages to the person at the terminal.
     "log": set(),
     "stop": set(),
+    # Folders of pictures with captions.
+    "pictures": {"errors", "homes", "log"},
     # Where caches lie; for whatever borders on a library that keeps one.
     "homes": {"errors"},
     # What must be installed; setup.py reads it too.
@@ -45,7 +47,7 @@ ALLOWED = {
     # What threestudio imports from custom/.
     "dropin": {"errors", "homes", "requirements", "host", "guidance", "systems"},
     "guidance": {
-        *("errors", "homes", "registry", "host"),
+        *("errors", "homes", "pictures", "registry", "host"),
         *("distill", "fields", "teachers", "critics", "tiny"),
     },
     "systems": {"errors", "host", "distill", "teachers", "critics", "guidance"},
@@ -58,7 +60,7 @@ ALLOWED = {
     },
     "generators": {
         *("errors", "files", "homes", "log", "stop", "parallel", "pretrained", "registry"),
-        *("scene", "studio", "distill", "teachers", "critics", "tiny", "compare"),
+        *("pictures", "scene", "studio", "distill", "teachers", "critics", "tiny", "compare"),
     },
     "cli": {
         *(

@@ -102,3 +102,28 @@ def test_a_picture_lies_as_its_camera_says(tmp_path):
     exif[0x0112] = 6  # turned by a quarter
     image.save(tmp_path / "a.jpg", exif=exif)
     assert read_picture(tmp_path / "a.jpg").size == (4, 6)
+
+
+def test_outside_of_a_mask_no_pixel_changes(photo, tmp_path):
+    mask = np.zeros((60, 90), dtype=np.uint8)
+    mask[20:50, 30:60] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    command = ["edit", str(photo), *WORDS, "--method", "dds", "--out", str(tmp_path / "out")]
+    assert main([*command, "--mask", str(tmp_path / "mask.png"), *SHORT]) == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    changed = abs(pixels(folder / "edited.png") - pixels(photo)).sum(axis=2) > 0
+    assert not changed[mask == 0].any() and changed[mask > 0].mean() > 0.5
+
+
+def test_what_is_no_mask_is_told_and_nothing_is_made(photo, tmp_path, capsys):
+    Image.new("L", (90, 60)).save(tmp_path / "black.png")
+    Image.new("L", (60, 60), 255).save(tmp_path / "small.png")
+    for name, message in (
+        ("gone.png", "There is no picture"),
+        ("black.png", "is black"),
+        ("small.png", "60 x 60 pixels and the picture 90 x 60"),
+    ):
+        command = ["edit", str(photo), *WORDS, "--mask", str(tmp_path / name)]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def test_what_is_no_picture_is_told(folder):
         read_originals(folder, 2, 16)
     with pytest.raises(UserError, match=r"notes.txt' is no picture"):
         read_originals(folder, 3, 16)
-    with pytest.raises(UserError, match="no originals to edit at"):
+    with pytest.raises(UserError, match=r"no picture at system\.originals"):
         read_originals(folder / "c.png", 1, 16)
 
 
@@ -102,3 +102,22 @@ def test_pixels_are_not_edited(launch, capsys, folder):
     pixels = "system.parametrization=pixels"
     assert launch(*EDIT, texts, f"system.originals={folder}", pixels, drop=DROP) == 2
     assert "set system.parametrization=latents" in capsys.readouterr().err
+
+
+def test_outside_of_a_mask_the_originals_stay(launch, trial, folder, tmp_path):
+    mask = np.zeros((64, 64, 3), dtype=np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    texts = "system.guidance.texts.reference_cond=a blue cube"
+    options = (f"system.originals={folder}", f"system.mask={tmp_path / 'mask.png'}")
+    assert launch(*EDIT, texts, *options, drop=DROP) == 0
+    found = state(trial)
+    moved = (found["particles.value"] - found["originals"]).abs().amax(dim=(0, 1))
+    assert moved[:, :4].max() == 0 and moved[:, 4:].min() > 0
+
+
+def test_a_mask_without_originals_is_told(launch, capsys):
+    texts = "system.guidance.texts.reference_cond=a cup"
+    given = ("system.guidance.method=sds", "system.mask=auto")
+    assert launch(*given, texts, "trainer.max_steps=1") == 2
+    assert "set system.originals" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from threestudio_asd.files import written_whole
 
 METHODS = ("asd-pair", "dds")
 TINY = "tiny/asd-2d-edit"
+AUTO = "auto"
 #: Pixels to a side of the page's pictures.
 LARGEST = 1024
 
@@ -29,6 +30,8 @@ class Edit:
     target: str
     method: str
     config: str
+    mask: str | None = None
+    """A picture, white where the edit may be, or ``auto``."""
 
     @property
     def says(self) -> str:
@@ -85,12 +88,16 @@ def edit(
         UserError: No picture, or prompts, a config or overrides that cannot be used.
         Stopped: A signal ended the training.
     """
+    from PIL import Image
+
     from threestudio_asd.studio.config.experiment import timestamps
     from threestudio_asd.studio.config.trials import folder_name, make_new
 
     log.setup_logging()
     image = read_picture(picture, background)
     _require_world(wanted)
+    given = wanted.mask not in (None, AUTO)
+    mask = _mask(Path(wanted.mask), image.size) if given else None
     try:
         name = folder_name(re.sub(r"[^\w.-]+", "_", f"{picture.stem}-{wanted.target}"))
         folder, _ = make_new(out, name, timestamps())
@@ -99,15 +106,31 @@ def edit(
             f"cannot keep results below {out}: {error}. Choose another place with --out."
         ) from error
     _save(folder / "original.png", image)
+    if mask is not None:
+        _save(folder / "mask.png", mask)
     result = _train(wanted, folder, plugins, overrides)
     if image.size != result.size:
         sizes = (*image.size, *result.size)
         log.info("%d x %d pixels were edited as %d x %d, and the result resized back.", *sizes)
-        from PIL import Image
-
         result = result.resize(image.size, Image.Resampling.LANCZOS)
+    if mask is not None:
+        result = Image.composite(result, image, mask)
     _show(folder, wanted, image, result)
     return folder
+
+
+def _mask(path: Path, size: tuple[int, int]):
+    """The mask at ``path``, black and white, of the picture's ``size``."""
+    mask = read_picture(path, "black").convert("L")
+    if mask.size != size:
+        raise UserError(
+            f"The mask {path} is {mask.width} x {mask.height} pixels and the picture {size[0]} x "
+            f"{size[1]}: give it the picture's size."
+        )
+    mask = mask.point(lambda value: 255 if value > 127 else 0)
+    if mask.getbbox() is None:
+        raise UserError(f"The mask {path} is black: make it white where the edit is to be.")
+    return mask
 
 
 def _require_world(wanted: Edit) -> None:
@@ -138,6 +161,7 @@ def _train(wanted: Edit, folder: Path, plugins: Sequence[str], overrides: Sequen
         f"system.prompt_processor.prompt={wanted.target}",
         f"system.guidance.texts.reference_cond={wanted.source}",
         f"system.guidance.method={wanted.method}",
+        *_masked(wanted, folder),
         *overrides,
         *(f"exp_root_dir={folder.parent}", f"name={folder.name}", "tag=trial"),
         "use_timestamp=false",
@@ -148,6 +172,12 @@ def _train(wanted: Edit, folder: Path, plugins: Sequence[str], overrides: Sequen
     (picture,) = (folder / "trial/save").glob("it*-test.png")
     with Image.open(picture) as image:
         return image.convert("RGB")
+
+
+def _masked(wanted: Edit, folder: Path) -> list[str]:
+    if wanted.mask is None:
+        return []
+    return [f"system.mask={AUTO if wanted.mask == AUTO else folder / 'mask.png'}"]
 
 
 def _show(folder: Path, wanted: Edit, before, after) -> None:
@@ -211,13 +241,14 @@ def main(argv: Sequence[str], plugins: Sequence[str] = ()) -> None:
     parser.add_argument("--method", default=METHODS[0], choices=METHODS)
     parser.add_argument("--config", default=TINY, help=f"default: {TINY}, the embedded world")
     parser.add_argument("--background", default="white", help="behind what is transparent")
+    parser.add_argument("--mask", help="a picture, white where the edit may be, or auto")
     parser.add_argument("--out", type=Path, default=Path("outputs/edit"))
     args, overrides = parser.parse_known_args(list(argv))
     source, target = (" ".join(text.split()) for text in (args.source, args.target))
     if source == target:
         print(f'nothing to do: the picture shows "{source}" already.')
         return
-    wanted = Edit(source, target, args.method, args.config)
+    wanted = Edit(source, target, args.method, args.config, args.mask)
     folder = edit(args.picture, wanted, args.out, args.background, plugins, overrides)
     print(
         f"\n{wanted.says}\n"

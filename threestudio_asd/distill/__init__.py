@@ -57,6 +57,7 @@ from threestudio_asd.distill.prediction_types import (
     to_x0,
 )
 from threestudio_asd.distill.predictions import PREDICTIONS, Predictions, register_prediction
+from threestudio_asd.distill.real_terms import optimal_discriminator, real_terms
 from threestudio_asd.distill.schedule import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from threestudio_asd.distill.terms import SOURCES, TARGETS, register_source, register_target
 from threestudio_asd.distill.timesteps import TimestepRange
@@ -104,8 +105,10 @@ __all__ = [
     "guidance_rescale",
     "mean_squared_error",
     "optimal_critic",
+    "optimal_discriminator",
     "perp_neg",
     "perpendicular_component",
+    "real_terms",
     "register_critic_objective",
     "register_loss",
     "register_method",

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -139,5 +140,6 @@ def gamma_target(step: CriticStep, kind: str) -> Float[Tensor, "B C H W"]:
 def mean_squared_error(
     prediction: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, ""]:
-    """Mean over all entries, in single precision; the target gets no gradient."""
-    return F.mse_loss(prediction.float(), target.detach().float())
+    """Mean over all entries, in single precision or better; the target gets no gradient."""
+    kind = torch.promote_types(prediction.dtype, torch.float32)
+    return F.mse_loss(prediction.to(kind), target.detach().to(kind))

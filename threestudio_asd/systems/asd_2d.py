@@ -14,6 +14,7 @@ from threestudio_asd import host
 from threestudio_asd.errors import UserError
 from threestudio_asd.guidance.inputs.latents import encoded_mean
 from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
+from threestudio_asd.systems.masks import mask_of
 from threestudio_asd.systems.originals import read_originals
 
 
@@ -53,6 +54,9 @@ class ASD2DSystem(host.BaseSystem):
         """Pictures to edit, as latents: one file for all particles, or a folder with one for each.
         Particles start as them, and the guidance is told them as ``reference`` (DDS, ASD's
         pair)."""
+        mask: str | None = None
+        """Where originals may change: a picture, white there, a folder with one for each, or
+        ``auto``, where the predictions with both prompts differ. Elsewhere they stay."""
         guidance_type: str = ""
         guidance: dict = field(default_factory=dict)
         prompt_processor_type: str = ""
@@ -79,6 +83,7 @@ class ASD2DSystem(host.BaseSystem):
         self.register_buffer("originals", self._originals())
         if self.originals is not None:
             self.particles.value.data.copy_(self.originals)
+        self.register_buffer("mask", self._mask())
 
     @torch.no_grad()
     def _originals(self) -> Float[Tensor, "N C h w"] | None:
@@ -100,6 +105,15 @@ class ASD2DSystem(host.BaseSystem):
             )
         return latents
 
+    def _mask(self) -> Float[Tensor, "N 1 h w"] | None:
+        if self.cfg.mask is None:
+            return None
+        if self.originals is None:
+            raise UserError("system.mask is about originals; set system.originals, too.")
+        source = dict(self.cfg.guidance).get("texts", {}).get("reference_cond", "")
+        target = self.prompt_utils.prompt
+        return mask_of(self.cfg.mask, self.guidance.teacher, self.originals, source, target)
+
     def _shape(self, latents: bool) -> tuple[int, ...]:
         teacher = getattr(self.guidance, "teacher", None)
         if self.cfg.shape is not None:
@@ -119,12 +133,19 @@ class ASD2DSystem(host.BaseSystem):
 
     def forward(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B H W C"]:
         """Particles as a render would come: channels last."""
-        return self.particles(which).permute(0, 2, 3, 1)
+        return self._shown(which).permute(0, 2, 3, 1)
+
+    def _shown(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
+        """Particles; outside of the mask what they are edits of."""
+        values = self.particles(which)
+        if self.mask is None:
+            return values
+        return torch.where(self.mask[which] > 0, values, self.originals[which])
 
     @torch.no_grad()
     def images(self) -> Float[Tensor, "N H W 3"]:
         """All particles as pictures in [0, 1]."""
-        values = self.particles(torch.arange(self.cfg.n_particles, device=self.device))
+        values = self._shown(torch.arange(self.cfg.n_particles, device=self.device))
         decoded = self.guidance.decode_latents(values) if self.particles.latents else values
         return decoded.permute(0, 2, 3, 1)
 

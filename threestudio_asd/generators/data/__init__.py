@@ -1,1 +1,1 @@
-"""Captions and pictures of a generator's training, and where what they take minutes for is kept."""
+"""Captions of a generator's training, and where what they take minutes for is kept."""

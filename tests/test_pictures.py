@@ -10,8 +10,8 @@ from PIL import Image
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.generators import reals
-from threestudio_asd.generators.data.pictures import captioned, read_picture
 from threestudio_asd.generators.reals import RealsConfig, sources
+from threestudio_asd.pictures import captioned, read_picture
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 
 TEXTS = {"a.png": "a red mug", "sub/b.jpg": "a blue cube", "c.webp": "a green tree"}
