@@ -36,12 +36,12 @@ from threestudio_asd.generators.config import load
 from threestudio_asd.generators.measure.evaluate import SAMPLES, TRUTH
 from threestudio_asd.generators.measure.measures import as_json
 from threestudio_asd.generators.measure.yardstick import Measured, Yardstick
-from threestudio_asd.generators.one_step import OneStepGenerator, read_note
 from threestudio_asd.generators.run import MODEL, run
 from threestudio_asd.stop import Stopped
 from threestudio_asd.studio.config.structured import config_to_primitive
 from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import OneStepGenerator, read_note
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.pictures import as_picture

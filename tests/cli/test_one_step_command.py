@@ -8,7 +8,8 @@ from PIL import Image
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.generators.config import load
-from threestudio_asd.generators.one_step import OneStepGenerator, read_note
+from threestudio_asd.generators.one_step import save_generator
+from threestudio_asd.teachers.one_step import OneStepGenerator, read_note
 from threestudio_asd.teachers.unet import FrozenUNet
 
 
@@ -20,7 +21,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(random_sd, tmp_path):
     generator = OneStepGenerator.of(FrozenUNet.load(random_sd))
-    return generator.save(tmp_path / "generator", random_sd, "sid")
+    return save_generator(generator, tmp_path / "generator", random_sd, "sid")
 
 
 def small(teacher, *more):

@@ -8,9 +8,9 @@ from torch import nn
 
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.teachers.analytic import GaussianTeacher, stating
 from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import random_unet
 

@@ -14,9 +14,10 @@ from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
 from threestudio_asd.generators.measure.measures import as_json
 from threestudio_asd.generators.measure.yardstick import Measured, Yardstick
-from threestudio_asd.generators.one_step import Note, OneStepGenerator, find_teacher, read_note
+from threestudio_asd.generators.one_step import find_teacher
 from threestudio_asd.studio.device import get_device
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import Note, OneStepGenerator, read_note
 from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.render import EVAL_SIZE
 from threestudio_asd.tiny.scenes import WORLD_VERSION

@@ -10,7 +10,6 @@ from torch import Tensor
 from threestudio_asd import log
 from threestudio_asd.compare.report.summary import Estimate
 from threestudio_asd.generators.measure.measures import Ruler, held_renders, pairs_of
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.generators.reals import encoder
 from threestudio_asd.generators.samples import (
     DDIM_STEPS,
@@ -19,6 +18,7 @@ from threestudio_asd.generators.samples import (
     teacher_latents,
 )
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.tiny.dataset import Renders
 from threestudio_asd.tiny.judge import load_judge
 from threestudio_asd.tiny.train.measure import RENDER_SEED, captions_of
