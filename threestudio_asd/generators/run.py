@@ -95,6 +95,13 @@ def _beginning(
                 f"The generator {cfg.start_from} has other latents or another schedule than the "
                 f"teacher {cfg.teacher}: name the teacher that it was trained from."
             )
+        widths = [g.unet.config.cross_attention_dim for g in (found, begun)]
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"The generator {cfg.start_from} reads text embeddings of {widths[0]} numbers and "
+                f"the teacher {cfg.teacher} makes {widths[1]}: name the teacher that it was "
+                "trained from."
+            )
         if found.init_timestep != begun.init_timestep:
             raise UserError(
                 f"The generator {cfg.start_from} draws from level {found.init_timestep}: set "
