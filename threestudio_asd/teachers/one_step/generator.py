@@ -13,7 +13,7 @@ It lies in an ordinary folder in Stable Diffusion's format with a note, ``one_st
 (``generators.one_step`` writes it).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from threestudio_asd.distill.prediction_types import check_prediction_type, to_x0
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import map_batch, trained
+from threestudio_asd.parallel import largest_piece, map_batch, trained
 from threestudio_asd.teachers.one_step.note import read_note
+from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.unet import FrozenUNet, latent_shape
 
 INIT_TIMESTEP = 625
@@ -50,8 +51,10 @@ class OneStepGenerator:
     init_timestep: int = INIT_TIMESTEP
     prediction_type: str = "epsilon"
     compute: torch.dtype | None = None
+    _recorder: Recorder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_recorder", Recorder(self.unet))
         check_prediction_type(self.prediction_type)
         last = self.schedule.num_timesteps - 1
         if not 1 <= self.init_timestep <= last:
@@ -128,7 +131,10 @@ class OneStepGenerator:
 
         rows = x_t.to(dtype), t, text.to(dtype)
         with torch.autocast(place, self.compute, enabled=self.compute is not None):
-            return map_batch(run, *rows, parameters=trained(self.unet)).to(x_t.dtype)
+            call = run
+            if self.compute is None:
+                call = self._recorder.of(run, largest_piece(*rows))
+            return map_batch(call, *rows, parameters=trained(self.unet)).to(x_t.dtype)
 
     @classmethod
     def load(
