@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PROMPT ?= a red mug
+ONE_STEP ?= outputs/one-step/make
 # Tests at the same time, each in a process of its own.
 JOBS ?= 2
 
-.PHONY: setup demo demo-full compare test test-slow test-e2e test-full lint clean
+.PHONY: setup demo demo-full compare one-step test test-slow test-e2e test-full lint clean
 
 $(VENV)/.ready: setup.py constraints.txt
 	@$(PYTHON) threestudio_asd/requirements.py
@@ -30,6 +31,12 @@ demo-full: setup
 # Goes on from the cells that are there; the page is outputs/compare/2d/index.html.
 compare: setup
 	$(BIN)/threestudio-asd compare --config compare/2d
+
+# A generator of one step, beside its teacher in 25; a training that was stopped goes on.
+one-step: setup
+	$(BIN)/threestudio-asd one-step train --config tiny/sida reals.count=2048 out=$(ONE_STEP)
+	$(BIN)/threestudio-asd one-step evaluate $(ONE_STEP)/model --samples 512 --steps 1 --scales 1 4 \
+		--out $(ONE_STEP)/evaluation
 
 lint: setup
 	$(BIN)/ruff check .

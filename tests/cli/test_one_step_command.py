@@ -8,8 +8,10 @@ from PIL import Image
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.generators.config import load
-from threestudio_asd.generators.one_step import OneStepGenerator, read_note
+from threestudio_asd.generators.one_step import save_generator
+from threestudio_asd.teachers.one_step import OneStepGenerator, read_note
 from threestudio_asd.teachers.unet import FrozenUNet
+from threestudio_asd.tiny.random_sd import write_random_sd
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(random_sd, tmp_path):
     generator = OneStepGenerator.of(FrozenUNet.load(random_sd))
-    return generator.save(tmp_path / "generator", random_sd, "sid")
+    return save_generator(generator, tmp_path / "generator", random_sd, "sid")
 
 
 def small(teacher, *more):
@@ -55,6 +57,40 @@ def test_a_generator_goes_on_with_an_adversary_and_a_small_fake_network(random_s
     more = ("method=sid2a", f"start_from={folder}", "fake_rank=2", "settings.fake_steps=2")
     assert main(small(random_sd, *more)) == 0
     assert read_note("out/model").method == "sid2a"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"sample_size": 16}, "has other latents or another schedule than the teacher"),
+        ({"text_width": 32}, "reads text embeddings of 32 numbers and the teacher"),
+    ],
+)
+def test_a_generator_of_another_teacher_is_no_beginning(
+    random_sd, tmp_path, capsys, other, message
+):
+    model = write_random_sd(tmp_path / "other", **other)
+    begun = save_generator(OneStepGenerator.of(FrozenUNet.load(model)), "g", model, "sid")
+    assert main(small(random_sd, "method=sid2a", f"start_from={begun}")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert message in said and "name the teacher that it was trained from" in said
+
+
+def test_a_generator_of_another_level_is_no_beginning(random_sd, folder, capsys):
+    more = ("method=sid2a", f"start_from={folder}", "settings.init_timestep=500")
+    assert main(small(random_sd, *more)) == 2
+    assert "draws from level 625: set settings.init_timestep=625" in capsys.readouterr().err
+
+
+def test_an_epsilon_teacher_with_pure_noise_is_refused(tmp_path, capsys):
+    """Zero terminal SNR, where an epsilon says nothing of the picture."""
+    model = write_random_sd(tmp_path / "zero")
+    file = model / "scheduler/scheduler_config.json"
+    values = json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}
+    file.write_text(json.dumps(values))
+    assert main(small(model)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be a teacher: it is an eps" in said and "zero" in said
 
 
 def test_samples_are_a_picture(folder, tmp_path, capsys):

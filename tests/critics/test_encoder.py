@@ -11,6 +11,7 @@ from threestudio_asd.critics.heads import Heads, convolutions
 from threestudio_asd.distill.prediction_types import to_x0
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
+from threestudio_asd.teachers import recorded
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import random_unet
 
@@ -156,6 +157,35 @@ def test_no_hook_stays_behind_also_after_an_error(net, inputs):
         tap(inputs[0], inputs[1], torch.randn(B, L, D + 1), BOTH)
     hooks = [*net.unet.down_blocks[-1]._forward_hooks, *net.unet.mid_block._forward_hooks]
     assert hooks == []
+
+
+@pytest.mark.parametrize("first", ["at rest", "in training"])
+def test_training_on_recordings_is_equal_to_the_bit(net, inputs, monkeypatch, first):
+    """Passes that are replayed follow the weights, also where these were at rest when they were
+    recorded, and have the same gradients."""
+    x_t, t, text = inputs
+    found = {}
+    for after in (10**6, 2):
+        monkeypatch.setattr(recorded, "AFTER", after)
+        tap = TappedUNet.copied(net)
+        optimizer = torch.optim.SGD(tap.unet.parameters(), lr=0.01)
+        seen = []
+        for step in range(5):
+            resting = (step % 2 == 0) == (first == "at rest")
+            x = x_t.clone().requires_grad_(resting)
+            with parameters_at_rest(tap.unet if resting else None):
+                said = tap(x, t, text, BOTH)
+                alone = tap.encode(x, t, text, ("down",))
+            whole = (said.x0, *said.features, *alone)
+            optimizer.zero_grad()
+            torch.stack([y.square().mean() for y in whole]).sum().backward()
+            seen += [*whole, *([x.grad] if resting else [])]
+            assert all((p.grad is None) == resting for p in tap.unet.parameters())
+            optimizer.step()
+        found[after] = [y.detach() for y in seen], tap._recorder._recordings
+    (plain, none), (replayed, used) = found.values()
+    assert not none and len(used) == 2 and all(used.values())
+    assert all(torch.equal(a, b) for a, b in zip(plain, replayed, strict=True))
 
 
 def test_what_cannot_be_a_fake_network_is_told():

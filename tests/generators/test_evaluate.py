@@ -10,7 +10,8 @@ from PIL import Image
 from threestudio_asd.errors import UserError
 from threestudio_asd.generators.measure.evaluate import Request, evaluate
 from threestudio_asd.generators.measure.report import figures, write_page
-from threestudio_asd.generators.one_step import OneStepGenerator
+from threestudio_asd.generators.one_step import save_generator
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.random_sd import write_random_sd
@@ -22,7 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def saved(teacher, folder, method="sid"):
-    return OneStepGenerator.of(FrozenUNet.load(teacher)).save(folder, teacher, method)
+    return save_generator(OneStepGenerator.of(FrozenUNet.load(teacher)), folder, teacher, method)
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,10 @@ from diffusers import StableDiffusionPipeline
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.one_step import (
-    NOTE,
-    Note,
-    OneStepGenerator,
-    find_teacher,
-    read_note,
-)
+from threestudio_asd.generators.one_step import find_teacher, save_generator
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import NOTE, Note, OneStepGenerator, read_note
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.random_sd import random_unet, write_random_sd
@@ -48,12 +43,12 @@ def draws(generator):
 
 def test_a_saved_generator_is_the_generator(generator, teacher, tmp_path):
     before = copy.deepcopy(generator.unet.state_dict())
-    folder = generator.save(tmp_path / "g", teacher, "sida", half=False)
+    folder = save_generator(generator, tmp_path / "g", teacher, "sida", half=False)
     found = OneStepGenerator.load(folder)
     assert torch.equal(draws(found), draws(generator))
     assert found.prediction_type == generator.prediction_type
     assert read_note(folder) == Note(400, "sida", str(teacher))
-    half = OneStepGenerator.load(generator.save(tmp_path / "g", teacher, "sida"))
+    half = OneStepGenerator.load(save_generator(generator, tmp_path / "g", teacher, "sida"))
     torch.testing.assert_close(draws(half), draws(generator), rtol=0.02, atol=0.02)
     assert not torch.equal(draws(half), draws(generator))
     after = generator.unet.state_dict()
@@ -63,14 +58,14 @@ def test_a_saved_generator_is_the_generator(generator, teacher, tmp_path):
 def test_what_lay_there_goes(generator, teacher, tmp_path):
     (tmp_path / "g").mkdir()
     (tmp_path / "g/old.txt").write_text("old")
-    folder = generator.save(tmp_path / "g", teacher, "sid")
+    folder = save_generator(generator, tmp_path / "g", teacher, "sid")
     parts = {"unet", "vae", "text_encoder", "tokenizer", "scheduler", "model_index.json", NOTE}
     assert {path.name for path in folder.iterdir()} == parts
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_it_loads_in_diffusers_pipeline(generator, teacher, tmp_path):
-    folder = generator.save(tmp_path / "g", teacher, "sida")
+    folder = save_generator(generator, tmp_path / "g", teacher, "sida")
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     (image,) = pipe("a red mug", num_inference_steps=2, output_type="pt").images
@@ -80,7 +75,7 @@ def test_it_loads_in_diffusers_pipeline(generator, teacher, tmp_path):
 
 
 def test_it_is_a_teacher(generator, teacher, tmp_path):
-    folder = generator.save(tmp_path / "g", teacher, "sida", half=False)
+    folder = save_generator(generator, tmp_path / "g", teacher, "sida", half=False)
     found = StableDiffusionTeacher.from_pretrained(folder)
     x_t, t = torch.randn(1, *found.latent_shape), torch.tensor([400])
     text = Condition(torch.randn(1, 77, 24))
@@ -91,7 +86,7 @@ def test_it_is_a_teacher(generator, teacher, tmp_path):
 @pytest.mark.slow
 def test_a_nerf_trains_from_it(generator, teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = generator.save(tmp_path / "g", teacher, "sida")
+    folder = save_generator(generator, tmp_path / "g", teacher, "sida")
     overrides = [
         f"system.{part}.pretrained_model_name_or_path={folder}"
         for part in ("guidance", "prompt_processor")
@@ -111,7 +106,7 @@ def test_a_nerf_trains_from_it(generator, teacher, tmp_path, monkeypatch):
 def test_an_edition_of_the_embedded_model_is_named_without_a_place(tmp_path):
     teacher = model_folder("tiny-shapes")
     generator = OneStepGenerator.of(FrozenUNet.load(teacher))
-    note = read_note(generator.save(tmp_path / "g", teacher, "sid"))
+    note = read_note(save_generator(generator, tmp_path / "g", teacher, "sid"))
     assert note.teacher.startswith("tiny-shapes-") and "/" not in note.teacher
     assert find_teacher(note.teacher) == teacher
     assert find_teacher("someone/a-model") == "someone/a-model"
@@ -154,7 +149,7 @@ def test_no_folder_is_told(tmp_path):
 )
 def test_a_network_of_another_architecture_is_refused(random_sd, tmp_path, change, message):
     generator = OneStepGenerator.of(FrozenUNet.load(random_sd))
-    folder = generator.save(tmp_path / "g", random_sd, "sid")
+    folder = save_generator(generator, tmp_path / "g", random_sd, "sid")
     config = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=message) as error:

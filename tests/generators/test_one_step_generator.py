@@ -8,9 +8,10 @@ from torch import nn
 
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
-from threestudio_asd.generators.one_step import OneStepGenerator
+from threestudio_asd.teachers import recorded
 from threestudio_asd.teachers.analytic import GaussianTeacher, stating
 from threestudio_asd.teachers.condition import Condition
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import random_unet
 
@@ -103,6 +104,27 @@ def test_gradients_reach_weights_noise_and_text(kind, steps):
     z = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     text = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(drawn, (z, text, *weights))
+
+
+def test_a_recorded_generator_follows_its_weights_to_the_bit(monkeypatch):
+    found = []
+    for after in (10**6, 2):
+        monkeypatch.setattr(recorded, "AFTER", after)
+        torch.manual_seed(0)
+        generator = OneStepGenerator(random_unet(text_width=24), SCHEDULE)
+        noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 24)
+        optimizer = torch.optim.SGD(generator.unet.parameters(), lr=0.01)
+        seen = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            x = generator.generate(noise, text)
+            x.square().mean().backward()
+            seen.append(x.detach())
+            optimizer.step()
+        found.append(seen)
+        assert bool(generator._recorder._recordings) == (after == 2)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.equal(found[0][2], found[0][3])
 
 
 def test_half_precision_passes_leave_weights_and_gradients_in_single():

@@ -10,8 +10,8 @@ from threestudio_asd.critics.heads import Heads
 from threestudio_asd.distill.one_step import ONE_STEP_METHODS
 from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.generators.draws import Draws, seeded
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.generators.step import OneStep
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import random_unet
 

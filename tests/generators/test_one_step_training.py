@@ -14,10 +14,10 @@ from threestudio_asd.distill.schedule import DiscreteSchedule
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import claimed
 from threestudio_asd.generators.callbacks import PATIENCE, Samples
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.generators.train import CHECKPOINT, train
 from threestudio_asd.generators.training import OneStepTraining
 from threestudio_asd.stop import Stopped
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import FrozenUNet
 from threestudio_asd.tiny.random_sd import random_unet
 

@@ -6,8 +6,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from threestudio_asd.errors import UserError
 from threestudio_asd.generators import samples
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.tiny.random_sd import write_random_sd
 
 PROMPTS = ["a red mug", "a blue cube", "a green tree, side view"]

@@ -86,11 +86,11 @@ def _sample(args: argparse.Namespace, argv: Sequence[str]) -> None:
         raise UserError(f"--count {args.count}: at least 1.")
     if args.out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {args.out}: a picture's name, ending in {' or '.join(FORMATS)}.")
-    from threestudio_asd.generators.one_step import OneStepGenerator, read_note
     from threestudio_asd.generators.samples import decoded, generator_latents, sheet
     from threestudio_asd.pretrained.text_encoder import TextEncoder
     from threestudio_asd.studio.device import get_device
     from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+    from threestudio_asd.teachers.one_step import OneStepGenerator, read_note
 
     note = read_note(args.folder)
     _prepare()

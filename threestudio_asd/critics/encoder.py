@@ -19,7 +19,8 @@ from threestudio_asd.critics.lora import ATTENTION_LAYERS, RESNET_LAYERS, LoRACr
 from threestudio_asd.distill.prediction_types import to_x0
 from threestudio_asd.distill.schedule import NoiseSchedule, Times
 from threestudio_asd.errors import UserError
-from threestudio_asd.parallel import map_batch, trained
+from threestudio_asd.parallel import largest_piece, map_batch, trained
+from threestudio_asd.teachers.recorded import Recorder
 from threestudio_asd.teachers.unet import FrozenUNet
 
 #: What can be tapped, in the order of a pass.
@@ -66,6 +67,15 @@ class TappedUNet:
     worn: Callable[[], contextlib.AbstractContextManager] = field(
         default=contextlib.nullcontext, repr=False
     )
+    _recorder: Recorder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        blocks = list(self._blocks.values())
+        object.__setattr__(self, "_recorder", Recorder(self.unet, self.trained, blocks))
+
+    @property
+    def _blocks(self) -> dict[str, nn.Module]:
+        return {"down": self.unet.down_blocks[-1], "middle": self.unet.mid_block}
 
     @classmethod
     def frozen(cls, net: FrozenUNet) -> "TappedUNet":
@@ -138,12 +148,13 @@ class TappedUNet:
         """float32, by block, and the ``prediction``; without it a pass ends after ``last``."""
         dtype = self.unet.conv_in.weight.dtype
         heard = threading.local()  # pieces of a batch run through the same blocks at once
+        names = [*blocks, *(["prediction"] if last is None else [])]
 
-        def run(x_t: Tensor, t: Tensor, text: Tensor) -> dict[str, Tensor]:
+        def run(x_t: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, ...]:
             heard.found = found = {}
             with contextlib.suppress(_Reached):
                 found["prediction"] = self.unet(x_t, t, encoder_hidden_states=text).sample
-            return found
+            return tuple(found[name] for name in names)
 
         with (
             torch.autocast(x_t.device.type, enabled=False),
@@ -151,14 +162,22 @@ class TappedUNet:
             self._tapped(blocks, last, heard),
         ):
             rows = x_t.to(dtype), t, text.to(dtype)
-            found = map_batch(run, *rows, parameters=trained(self.unet))
+            call = run
+            # An adapter is another network while it is worn.
+            if getattr(self.unet, "peft_config", None) is None:
+                call = self._recorder.of(run, largest_piece(*rows), (*names, last))
+
+            def named(*rows: Tensor) -> dict[str, Tensor]:
+                return dict(zip(names, call(*rows), strict=True))
+
+            found = map_batch(named, *rows, parameters=trained(self.unet))
         return {name: value.float() for name, value in found.items()}
 
     @contextlib.contextmanager
     def _tapped(
         self, blocks: Sequence[str], last: str | None, heard: threading.local
     ) -> Iterator[None]:
-        places = {"down": self.unet.down_blocks[-1], "middle": self.unet.mid_block}
+        places = self._blocks
 
         def hook(block: str) -> Callable[..., None]:
             def hear(module: nn.Module, inputs: object, output: Tensor | tuple) -> None:

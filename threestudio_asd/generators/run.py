@@ -12,7 +12,7 @@ from threestudio_asd.distill.one_step import ONE_STEP_METHODS, OneStepMethod, On
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import make_folder
 from threestudio_asd.generators.callbacks import Samples
-from threestudio_asd.generators.one_step import OneStepGenerator
+from threestudio_asd.generators.one_step import save_generator
 from threestudio_asd.generators.reals import sources
 from threestudio_asd.generators.samples import draw_noise
 from threestudio_asd.generators.train import CHECKPOINT, train
@@ -21,6 +21,7 @@ from threestudio_asd.parallel import set_pieces
 from threestudio_asd.studio.config.structured import config_to_primitive, dump_config
 from threestudio_asd.studio.device import get_device, prepare_cpu
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import OneStepGenerator
 from threestudio_asd.teachers.unet import parse_dtype
 
 _SHOWN = 16
@@ -62,7 +63,7 @@ def run(cfg: Any) -> Path:
     shown = Samples(out / "samples", cfg.save_every, noise, text, teacher.decode)
     generator = train(training, out, cfg.steps, cfg.save_every, [shown])
     dump_config(out / CONFIG, cfg)  # of the training that went on, with more steps say
-    folder = generator.save(out / MODEL, cfg.teacher, method.name)
+    folder = save_generator(generator, out / MODEL, cfg.teacher, method.name)
     log.info("The generator is in %s.", folder)
     return folder
 
@@ -93,6 +94,13 @@ def _beginning(
             raise UserError(
                 f"The generator {cfg.start_from} has other latents or another schedule than the "
                 f"teacher {cfg.teacher}: name the teacher that it was trained from."
+            )
+        widths = [g.unet.config.cross_attention_dim for g in (found, begun)]
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"The generator {cfg.start_from} reads text embeddings of {widths[0]} numbers and "
+                f"the teacher {cfg.teacher} makes {widths[1]}: name the teacher that it was "
+                "trained from."
             )
         if found.init_timestep != begun.init_timestep:
             raise UserError(

@@ -14,11 +14,11 @@ from threestudio_asd.distill.guidance import classifier_free_guidance
 from threestudio_asd.distill.inversion import follow
 from threestudio_asd.errors import UserError
 from threestudio_asd.generators.data.cache import kept, model_state
-from threestudio_asd.generators.one_step import OneStepGenerator
 from threestudio_asd.pretrained.resolve import STABLE_DIFFUSION
 from threestudio_asd.scene.images import image_grid
 from threestudio_asd.teachers.condition import Condition
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+from threestudio_asd.teachers.one_step import OneStepGenerator
 
 DDIM_STEPS = 25
 

@@ -16,6 +16,10 @@ from threestudio_asd.guidance.inputs.latents import encoded_mean
 from threestudio_asd.systems.guided import guidance_losses, log_weights, train_critic
 from threestudio_asd.systems.masks import mask_of
 from threestudio_asd.systems.originals import read_originals
+from threestudio_asd.systems.starts import one_step_pictures
+from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
+
+_FROM_THE_ENDS = 1 / 512  # half a level of a picture of 8 bits
 
 
 class Particles(nn.Module):
@@ -32,6 +36,13 @@ class Particles(nn.Module):
     def forward(self, which: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
         chosen = self.value[which]
         return chosen if self.latents else chosen.sigmoid()
+
+    @torch.no_grad()
+    def begin_as(self, images: Float[Tensor, "N C H W"]) -> None:
+        """Latents as they are, or pixels in [0, 1]; the ends, which no sigmoid reaches, by a
+        little."""
+        images = images.to(self.value)
+        self.value.copy_(images if self.latents else images.logit(_FROM_THE_ENDS))
 
 
 @host.register("asd-2d-system")
@@ -59,6 +70,9 @@ class ASD2DSystem(host.BaseSystem):
         ``auto``, where the predictions with both prompts differ. Elsewhere they stay."""
         guidance_type: str = ""
         guidance: dict = field(default_factory=dict)
+        init_from: str | None = None
+        """The folder of a one-step generator, whose pictures of the prompt the particles start as;
+        ``init_std`` then says nothing."""
         prompt_processor_type: str = ""
         prompt_processor: dict = field(default_factory=dict)
 
@@ -69,6 +83,10 @@ class ASD2DSystem(host.BaseSystem):
             raise UserError(
                 f"Unknown parametrization '{self.cfg.parametrization}'; "
                 "choose one of: latents, pixels."
+            )
+        if self.cfg.originals is not None and self.cfg.init_from is not None:
+            raise UserError(
+                "system.originals and system.init_from both say what particles start as; name one."
             )
         if self.cfg.n_particles < 1:
             raise UserError(f"system.n_particles must be at least 1; got {self.cfg.n_particles}.")
@@ -82,8 +100,28 @@ class ASD2DSystem(host.BaseSystem):
         # A buffer: a resumed edit has the originals that it began with.
         self.register_buffer("originals", self._originals())
         if self.originals is not None:
-            self.particles.value.data.copy_(self.originals)
+            self.particles.begin_as(self.originals)
+        elif self.cfg.init_from is not None:
+            self.particles.begin_as(self._drawn())
         self.register_buffer("mask", self._mask())
+
+    def _drawn(self) -> Float[Tensor, "N C H W"]:
+        """What the generator ``init_from`` draws of the prompt."""
+        cfg, teacher = self.cfg, getattr(self.guidance, "teacher", None)
+        latents = teacher if cfg.parametrization == "latents" else None
+        if cfg.parametrization == "latents" and not isinstance(teacher, StableDiffusionTeacher):
+            raise UserError(
+                "system.init_from gives a teacher's latents, and guidance_type "
+                f"{cfg.guidance_type} has no such teacher; set system.parametrization=pixels."
+            )
+        prompt = cfg.prompt_processor["prompt"]
+        found = one_step_pictures(cfg.init_from, prompt, cfg.n_particles, latents)
+        if found.shape != self.particles.value.shape:
+            raise UserError(
+                f"system.shape must be {list(found.shape[1:])}, that of what the generator "
+                f"{cfg.init_from} draws; got {list(self.particles.value.shape[1:])}."
+            )
+        return found
 
     @torch.no_grad()
     def _originals(self) -> Float[Tensor, "N C h w"] | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from threestudio_asd import homes
 from threestudio_asd.errors import UserError
 from threestudio_asd.parallel import largest_piece, map_batch
+from threestudio_asd.pretrained.files import content_hash
 from threestudio_asd.pretrained.resolve import require_model, resolve_model
 from threestudio_asd.pretrained.text_encoder import TEXT_COMPONENTS, TextEncoder
 from threestudio_asd.teachers.base import Teacher, register_teacher
@@ -147,6 +148,10 @@ class StableDiffusionTeacher(Teacher):
         with torch.autocast(latents.device.type, enabled=False):
             images = map_batch(decode, latents.to(self.vae.dtype))
         return (images.float() / 2.0 + 0.5).clamp(0.0, 1.0)
+
+    def same_latents_as(self, other: "StableDiffusionTeacher") -> bool:
+        """Whether both have one autoencoder, by its files."""
+        return len({content_hash(model.folder, ["vae"]) for model in (self, other)}) == 1
 
     def embed_text(self, prompts: list[str]) -> Condition:
         """Text embeddings, float32; the text encoder is loaded on first use and kept until

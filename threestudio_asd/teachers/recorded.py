@@ -19,7 +19,7 @@ AFTER = 3
 # Kinds of calls of one network that are recorded, at most.
 MOST = 8
 
-Function = Callable[..., Tensor]
+Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 class Recorder:
@@ -28,15 +28,23 @@ class Recorder:
     Args:
         network: What is recorded. Weights that want gradients may change in place, the others and
             its structure may not change at all.
+        trained: Whose weights may change in place, too, whether they want gradients or rest.
+        tapped: Parts of it whose hooks are the calls' own: they are recorded.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = (network,)
+    def __init__(
+        self,
+        network: nn.Module,
+        trained: nn.Module | None = None,
+        tapped: Sequence[nn.Module] = (),
+    ) -> None:
+        self._network, self._trained, self._tapped = (network,), (trained,), tuple(tapped)
         self._calls: dict[Hashable, int] = {}
         self._recordings: dict[Hashable, Function | None] = {}
 
     def of(self, call: Function, rows: Sequence[Tensor], state: Hashable = None) -> Function:
-        """``call``, a function of the network and ``rows``, or its recording.
+        """``call``, a function of the network and ``rows``, or its recording; of a tensor or a
+        tuple of them.
 
         Args:
             rows: One piece of what it is about to be called with.
@@ -50,7 +58,8 @@ class Recorder:
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] < AFTER or len(self._recordings) == MOST:
                 return call
-            self._recordings[key] = _record(network, call, rows)
+            trained, tapped = self._trained[0], self._tapped
+            self._recordings[key] = _record(network, call, rows, trained, tapped)
         return self._recordings[key] or call
 
     def forget(self, state: Hashable) -> None:
@@ -65,16 +74,25 @@ def _repeatable(network: nn.Module, rows: Sequence[Tensor]) -> bool:
     return plain and not (network._forward_hooks or network._forward_pre_hooks)
 
 
-def _record(network: nn.Module, call: Function, rows: Sequence[Tensor]) -> Function | None:
+def _record(
+    network: nn.Module,
+    call: Function,
+    rows: Sequence[Tensor],
+    moving: nn.Module | None,
+    tapped: Sequence[nn.Module],
+) -> Function | None:
     """The recording, or None where there can be none."""
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    others = [m for m in network.modules() if not any(m is part for part in tapped)]
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in others)
     if hooked or getattr(network, "is_gradient_checkpointing", False):
         return None
     rows = tuple(x.detach() for x in rows)
     # What is trained is an argument of the recording; all other weights are its constants.
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    ours = set() if moving is None else set(map(id, moving.parameters()))
+    parameters = network.named_parameters()
+    trained = {name: p for name, p in parameters if p.requires_grad or id(p) in ours}
 
-    def whole(*arguments: Tensor) -> Tensor:
+    def whole(*arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
         with _in_place_of(trained, network, arguments[len(rows) :]):
             return call(*arguments[: len(rows)])
 
@@ -87,13 +105,18 @@ def _record(network: nn.Module, call: Function, rows: Sequence[Tensor]) -> Funct
         except (RuntimeError, ValueError, TypeError, AttributeError):
             return None
 
-    def replay(*rows: Tensor) -> Tensor:
+    def replay(*rows: Tensor) -> Tensor | tuple[Tensor, ...]:
         # Without the optimiser, which would change operations after some calls.
         with torch.jit.optimized_execution(False):
             return traced(*rows, *trained.values())
 
     with torch.no_grad():
-        return replay if torch.equal(replay(*rows), call(*rows)) else None
+        return replay if _equal(replay(*rows), call(*rows)) else None
+
+
+def _equal(first: Tensor | tuple[Tensor, ...], second: Tensor | tuple[Tensor, ...]) -> bool:
+    both = [x if isinstance(x, tuple) else (x,) for x in (first, second)]
+    return all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 
 @contextmanager

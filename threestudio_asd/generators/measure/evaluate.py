@@ -10,30 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-
-from threestudio_asd import log
-from threestudio_asd.compare.report.summary import Estimate
 from threestudio_asd.errors import UserError
 from threestudio_asd.files import written_whole
-from threestudio_asd.generators.measure.measures import Ruler, as_json, held_renders, pairs_of
-from threestudio_asd.generators.one_step import Note, OneStepGenerator, find_teacher, read_note
-from threestudio_asd.generators.reals import encoder
-from threestudio_asd.generators.samples import (
-    DDIM_STEPS,
-    decoded,
-    generator_latents,
-    teacher_latents,
-)
+from threestudio_asd.generators.measure.measures import as_json
+from threestudio_asd.generators.measure.yardstick import Measured, Yardstick
+from threestudio_asd.generators.one_step import find_teacher
 from threestudio_asd.studio.device import get_device
 from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
-from threestudio_asd.tiny.dataset import Renders
-from threestudio_asd.tiny.judge import load_judge, load_report
+from threestudio_asd.teachers.one_step import Note, OneStepGenerator, read_note
+from threestudio_asd.tiny.judge import load_report
 from threestudio_asd.tiny.render import EVAL_SIZE
 from threestudio_asd.tiny.scenes import WORLD_VERSION
-from threestudio_asd.tiny.train.measure import RENDER_SEED, captions_of
 
 SAMPLES = 1024
 TRUTH = 4096
@@ -73,32 +60,6 @@ class Request:
             )
         if not self.folders or not self.steps:
             raise UserError("Name at least one generator and one number of steps.")
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One way of drawing.
-
-    Args:
-        series: What draws; the ways of one series differ in their evaluations.
-        evaluations: Of the network, for each picture.
-        images: RGB, 0 .. 255.
-        captions, pairs: Of the images; those of true renders are their own.
-        figures: ``measures.MEASURES`` by name.
-    """
-
-    series: str
-    evaluations: int
-    images: UInt8[Tensor, "N 3 64 64"]
-    captions: list[str]
-    pairs: list[tuple[str, str]]
-    figures: dict[str, Estimate]
-
-    @property
-    def title(self) -> str:
-        if not self.evaluations:
-            return self.series
-        return f"{self.series}, {self.evaluations} evaluation{'s' * (self.evaluations > 1)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,34 +119,12 @@ def evaluate(request: Request) -> Results:
     }
     for generator in generators.values():  # what cannot be is told before minutes of sampling
         generator.timesteps(max(request.steps))
-    truth = held_renders(request.truth)
-    shown = Renders(**{key: value[: request.samples] for key, value in vars(truth).items()})
-    ruler = Ruler(load_judge(), truth.images.float() / 255)
-    captions = captions_of(shown)
-
-    def measured(series: str, evaluations: int, images: Tensor, of: Renders = shown) -> Measured:
-        said, pairs = captions_of(of), pairs_of(of)
-        figures = ruler.measure(images, said, pairs)
-        kept = (images * 255).round().byte()
-        row = Measured(series, evaluations, kept, said, pairs, figures)
-        log.info(
-            *("%s: FID %.2f, judged right %.3f", row.title),
-            *(figures[name].value for name in ("fid", "right")),
-        )
-        return row
-
-    others = held_renders(request.samples, RENDER_SEED + 1)
-    rows = [measured("true renders", 0, others.images.float() / 255, others)]
-    rows.append(measured("autoencoder alone", 0, _reconstructed(teacher, shown)))
-    for scale in request.scales:
-        latents = teacher_latents(teacher, captions, scale, request.seed)
-        evaluations = DDIM_STEPS * (1 if scale == 1.0 else 2)
-        series = f"teacher, scale {scale:g}"
-        rows.append(measured(series, evaluations, decoded(teacher, latents)))
+    yardstick = Yardstick(request.samples, request.truth, request.seed)
+    rows = yardstick.of_truth(teacher)
+    rows += [yardstick.of_teacher(teacher, scale) for scale in request.scales]
     for title, generator in generators.items():
         for steps in request.steps:
-            latents = generator_latents(generator, models[title], captions, steps, request.seed)
-            rows.append(measured(title, steps, decoded(models[title], latents)))
+            rows.append(yardstick.of_generator(title, generator, models[title], steps))
     return Results(request, name, notes, rows)
 
 
@@ -220,9 +159,3 @@ def _model(path_or_id: str | Path) -> StableDiffusionTeacher:
             f"pictures of the embedded world, of {EVAL_SIZE} pixels."
         )
     return model
-
-
-def _reconstructed(teacher: StableDiffusionTeacher, renders: Renders) -> Float[Tensor, "N 3 64 64"]:
-    encode = encoder(teacher)
-    chunks = renders.images.split(64)
-    return decoded(teacher, torch.cat([encode(x.float() / 255) for x in chunks]))

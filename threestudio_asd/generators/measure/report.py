@@ -20,8 +20,9 @@ from threestudio_asd.compare.report.html import (
 )
 from threestudio_asd.compare.report.tables import Table, text
 from threestudio_asd.files import written_whole
-from threestudio_asd.generators.measure.evaluate import Measured, Results
+from threestudio_asd.generators.measure.evaluate import Results
 from threestudio_asd.generators.measure.measures import MEASURES
+from threestudio_asd.generators.measure.yardstick import Measured
 from threestudio_asd.tiny.pictures import as_picture, scenes_grid
 from threestudio_asd.tiny.scenes import OBJECTS
 
