@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 SIDE, HEAD, GAP, COLUMNS, FINE = 210, 34, 8, 5, 2
-WIDE, CORNER = 4.5, (-2.25, -1.75)  # of the plane that is shown
+WIDE, CORNER = 5.0, (-2.5, -1.9)  # of the plane that is shown
 SHOWN = 12  # walks in a panel
 INK, WALK, END, TARGET = (40, 40, 40), (150, 150, 150), (178, 24, 43), (67, 116, 180)
 
