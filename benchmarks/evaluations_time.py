@@ -131,18 +131,29 @@ class Stretch(pl.Callback):
         }
 
 
-def measured(grid: Grid, method: str, warm_up: int) -> dict[str, float]:
-    """One row's, of its first prompt and seed."""
-    cell = grid.cell(method, grid.scales[0], grid.cfg.prompts[0], grid.cfg.seeds[0])
-    cfg = grid.config(cell)
+def trained(cfg: Any, callbacks: list[pl.Callback]) -> Any:
+    """The system of the experiment ``cfg`` after its training."""
     find(cfg.system.prompt_processor_type)(cfg.system.prompt_processor)
     data = find(cfg.data_type)(cfg.data)
-    stretch, steps = Stretch(warm_up), int(cfg.trainer.max_steps)
-    with tempfile.TemporaryDirectory() as folder, stretch.watching():
-        options = {"max_steps": steps, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-        options |= {"precision": 32, "default_root_dir": folder}
-        trainer, system = assemble(cfg, data, Path(folder), options, [stretch], [])
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"max_steps": int(cfg.trainer.max_steps), "limit_val_batches": 0}
+        options |= {"num_sanity_val_steps": 0, "precision": 32, "default_root_dir": folder}
+        trainer, system = assemble(cfg, data, Path(folder), options, callbacks, [])
         trainer.fit(system, datamodule=data)
+    return system
+
+
+def first_config(grid: Grid, method: str) -> Any:
+    """A row's experiment of its first prompt and seed."""
+    first = (grid.scales[0], grid.cfg.prompts[0], grid.cfg.seeds[0])
+    return grid.config(grid.cell(method, *first))
+
+
+def measured(cfg: Any, warm_up: int) -> dict[str, float]:
+    """What :class:`Stretch` says of the training of ``cfg``."""
+    stretch = Stretch(warm_up)
+    with stretch.watching():
+        trained(cfg, [stretch])
     return stretch.summary(int(cfg.data.batch_size))
 
 
@@ -161,7 +172,7 @@ def main() -> None:
     heads = ("step, ms", "evaluations alone, ms", "ratio", "evaluations", "with gradient")
     print(f"| | {' | '.join(heads)} |\n|---|" + "---|" * len(heads))
     for method in (name for name, row in grid.rows.items() if STEPS not in row.overrides):
-        found = report["rows"][method] = measured(grid, method, args.warm_up)
+        found = report["rows"][method] = measured(first_config(grid, method), args.warm_up)
         figures = " | ".join(str(found[key]) for key in list(found)[: len(heads)])
         print(f"| {method} | {figures} |", flush=True)
     slug = re.sub(r"[^a-z0-9]+", "-", report["hardware"].lower()).strip("-")
