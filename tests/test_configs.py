@@ -10,6 +10,8 @@ from PIL import Image
 
 from threestudio_asd.cli.main import main
 from threestudio_asd.tiny.random_sd import write_random_sd
+from threestudio_asd.tiny.train.corrective import new_corrective
+from threestudio_asd.tiny.train.corrective import write as write_corrective
 
 # Others are grids over these (compare/), or of one-step generators (tests/cli/).
 NAMES = sorted(
@@ -66,6 +68,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     kinds = ("epsilon", "v_prediction")
     found = {kind: write_random_sd(folder / kind, kind, seed=i) for i, kind in enumerate(kinds)}
+    write_corrective(new_corrective(), found["epsilon"], {})
     return {**found, "views": write_random_sd(folder / "views", views=4)}
 
 
@@ -74,6 +77,8 @@ def of_method(name, tmp_path):
     if "bridge" in name:
         row = "sds-bridge" if "2d" in name else "sds-bridge-3d"
         return (f"system.guidance.method={{0: sds, 1: {row}}}",)
+    if "sim-" in name:
+        return ("system.guidance.method={0: sim, 1: vsd}",)
     if "dds" not in name:
         return ()
     Image.new("RGB", (32, 32), "red").save(tmp_path / "cup.png")

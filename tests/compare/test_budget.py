@@ -129,11 +129,12 @@ def test_the_family_costs_alike_or_steps_alike(name):
         else:
             assert steps == grid.cfg.steps
         asked = cfg.system.guidance
-        falls = asked.method in ("cfd", "cfd-2d", "fsd", "fsd-2d", "sdi")
+        fields = ("cfd-2d", "fsd-2d", "cds", "dsd")  # each particle's own noise
+        falls = asked.method in (*fields, "cfd", "fsd", "sdi", "jsd")
         assert (asked.min_step_percent == asked.max_step_percent) == falls
         if falls:
-            assert asked.max_step_percent[3] == steps
-        if asked.method in ("cfd-2d", "fsd-2d"):
+            assert asked.max_step_percent[-1] == steps
+        if asked.method in fields and name == "family":
             assert asked.noise_field.particles == cfg.system.n_particles
 
 

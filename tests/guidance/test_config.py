@@ -22,6 +22,22 @@ def test_timesteps_follow_the_schedule(make, drawn):
     assert 20 <= torch.cat(draws).min() < 60 and 460 < torch.cat(draws).max() <= 500
 
 
+def test_the_guidance_scale_follows_its_schedule(make, fixed, prompt, views):
+    draw, latents = (torch.tensor([300, 600]), torch.randn(2, 4, 8, 8)), torch.randn(2, 8, 8, 4)
+
+    def grad_norm(guidance, step):
+        guidance.do_update_step(0, step)
+        fixed(guidance, draw)
+        return guidance(latents, prompt(), rgb_as_latents=True, **views())["grad_norm"]
+
+    falls = make(method="sds", guidance_scale=[0, 100.0, 50.0, 10])
+    for step, scale in ((0, 100.0), (5, 75), (10, 50.0), (99, 50.0)):
+        assert grad_norm(falls, step) == grad_norm(make(method="sds", guidance_scale=scale), step)
+    assert grad_norm(falls, 0) > 1.2 * grad_norm(falls, 10)
+    with pytest.raises(UserError, match="'high' is not a scheduled value"):
+        make(method="sds", guidance_scale="high")
+
+
 def test_edges_of_the_range_move_one_by_one(make):
     guidance = make()
     guidance.set_min_max_steps(max_step_percent=0.29)

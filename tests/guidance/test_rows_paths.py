@@ -78,6 +78,19 @@ def test_cds_written_out():
     close(grad, (denoised(x_to, to) - denoised(x_t, t)) * alpha / sigma)
 
 
+def test_cds_rests_where_its_noise_is_cancelled(monkeypatch):
+    """Of a Gaussian, x_0 = m - lambda n; from there on it grows with the distance."""
+    monkeypatch.setitem(globals(), "SCALE", 1.0)
+    mean, (alpha, sigma) = EXACT.means[EXACT.names.index("y")], levels_of(torch.tensor([700]))
+    rest, t = mean - sigma / alpha * NOISE, torch.full((B,), 500)
+    grads = [
+        noisy_and_grad("cds", x0=rest + far * X0, t=t, cds_gap=200.0, cds_spread=0.0)[1]
+        for far in (0.0, 1.0, 2.0)
+    ]
+    assert grads[0].abs().max() < 1e-12 and (grads[1] * X0).sum() > 1.0
+    close(grads[2], 2 * grads[1])
+
+
 def test_cds_ends_at_the_last_time():
     noisy, grad = noisy_and_grad("cds", t=torch.full((B,), 999), cds_gap=400.0)
     assert torch.equal(noisy.t, torch.full((B,), 999))

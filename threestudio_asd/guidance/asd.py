@@ -70,11 +70,11 @@ class StableDiffusionASDGuidance(host.BaseModule):
         stage = max(start for start in self.steps if start <= global_step)
         self.step, given = self.steps[stage], self.method_settings[stage]
         self.settings = {k: float(host.C(v, epoch, global_step)) for k, v in given.items()}
-        low, high, clip = (
-            None if value is None else float(host.C(value, epoch, global_step))
-            for value in (cfg.min_step_percent, cfg.max_step_percent, cfg.grad_clip)
+        low, high, self.guidance_scale, self.grad_clip_val = (
+            None if x is None else float(host.C(x, epoch, global_step))
+            for x in (cfg.min_step_percent, cfg.max_step_percent, cfg.guidance_scale, cfg.grad_clip)
         )
-        self.timesteps, self.grad_clip_val = self._between(low, high), clip
+        self.timesteps = self._between(low, high)
         self.real_weight = weight_at(cfg.real_weight, epoch, global_step)
 
     def set_min_max_steps(
@@ -122,13 +122,13 @@ class StableDiffusionASDGuidance(host.BaseModule):
         """
         views = views_of(self.teacher, batch, rgb_as_latents)
         text = self.conditions(prompt_utils, views)
-        found = self.distil(rgb, text, views, self.cfg.guidance_scale, rgb_as_latents)
+        found = self.distil(rgb, text, views, self.guidance_scale, rgb_as_latents)
         out = found.losses("loss_asd")
         out |= {f"critic_{name}": term.detach() for name, term in found.critic_terms.items()}
         if guidance_eval:
             n = self.cfg.max_items_eval
             shown = len(views) if n < 0 else n
-            out["eval"] = evaluation(self.teacher, found, views, self.cfg.guidance_scale, shown)
+            out["eval"] = evaluation(self.teacher, found, views, self.guidance_scale, shown)
         return out
 
     def conditions(self, prompt_utils: Any, views: Views, **options: bool) -> Conditions:

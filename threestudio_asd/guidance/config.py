@@ -37,8 +37,8 @@ class ASDConfig(host.BaseModule.Config):
     noise_field: dict = field(default_factory=dict)
     """Options of the field that the method's noising reads, see ``fields``."""
 
-    guidance_scale: float = 7.5
-    """s of e_null + s (e_y - e_null); 1 is the plain conditional prediction."""
+    guidance_scale: Any = 7.5
+    """s of e_null + s (e_y - e_null), a number or a schedule; 1 is e_y, the plain one."""
     guidance_scale_lora: float | None = None
     """The critic's, from no camera to the camera; 1 is the critic that knows the camera, null
     the method's own (1, but for ESD)."""

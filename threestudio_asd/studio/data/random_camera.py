@@ -7,12 +7,14 @@ sees the batches that an uninterrupted run would see, however far the loader rea
 import bisect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -107,8 +109,10 @@ class RandomCameraIterableDataset(IterableDataset):
     ) -> None:
         super().__init__()
         check_config(cfg)
-        self.cfg, self.seed, self.start_step, self.draw = cfg, seed, start_step, draw
         self.stages = resolution_stages(cfg)
+        if OmegaConf.is_config(cfg):  # whose keys take long to read, dozens in every step
+            cfg = SimpleNamespace(**OmegaConf.to_container(cfg, resolve=True))
+        self.cfg, self.seed, self.start_step, self.draw = cfg, seed, start_step, draw
 
     def __iter__(self) -> Iterator[dict]:
         return map(self.batch, itertools.count(self.start_step))

@@ -9,9 +9,13 @@ model compares. Where SDS asks a render to agree with its denoised self, this as
 renders to agree.
 
 As in the official code (9118a5c) the times that a config draws are t', and t lies ``cds_gap`` to
-``cds_gap`` + ``cds_spread`` above. That code's t' falls from 700 to 100 within 3000 steps, its
-scale from 100 to 50, counted from the other end; w is 1 in the first stage; it clamps the gradient
-to 2 and later 8 (``grad_clip``) and knows no perp-neg.
+``cds_gap`` + ``cds_spread`` above. That code's t' falls from 700 to 100 with the root of 3000
+steps, its scale from 100 to 50, counted from the other end; w is 1 in the first stage; it clamps
+the gradient to 2 and later 8 (``grad_clip``) and knows no perp-neg.
+
+Nothing in it asks the render itself to be clean: of a Gaussian prompt with the mean m, at s = 1,
+the gradient is 0 where x_t = alpha m, hence x_0 = m - lambda n. A picture can take that noise in; a
+scene, all of whose views are given the same, hardly can.
 """
 
 from dataclasses import replace
