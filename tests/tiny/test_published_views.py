@@ -35,8 +35,8 @@ def test_it_obeys_its_cameras(teacher):
     ]
     images = sample_views(teacher, [caption(*pair, None, False) for pair in wanted], scenes.c2w)
     found = [
-        obeyed(images[i], name, {key: value[i] for key, value in scenes.cameras.items()})
-        for i, (name, _) in enumerate(wanted)
+        obeyed(images[i], *pair, {key: value[i] for key, value in scenes.cameras.items()})
+        for i, pair in enumerate(wanted)
     ]
     # One azimuth of eight is right by chance.
     assert torch.cat(found).float().mean() > 0.4

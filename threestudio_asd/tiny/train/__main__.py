@@ -27,12 +27,15 @@ def main() -> None:
     for number in ("steps", "batch", "renders"):
         parser.add_argument(f"--{number}", type=int, default=None)
     parser.add_argument("--lr", type=float, default=None)
+    parser.add_argument("--start-from", type=Path, help="multiview: train this folder on")
+    parser.add_argument("--bf16", action="store_true", default=None, help="multiview: in bfloat16")
     parser.add_argument("--device", default=None, help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     stage = importlib.import_module(f"{__package__}.{args.stage}")
-    given = {name: getattr(args, name) for name in ("steps", "batch", "renders", "lr", "device")}
+    names = ("steps", "batch", "renders", "lr", "device", "start_from", "bf16")
+    given = {name: getattr(args, name) for name in names}
     extra = {name: value for name, value in given.items() if value is not None}
     of_views = args.work / "tiny-shapes-mv"
     out = {

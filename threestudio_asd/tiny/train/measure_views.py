@@ -17,7 +17,6 @@ from threestudio_asd.teachers.diffusers import StableDiffusionTeacher
 from threestudio_asd.tiny import model_folder
 from threestudio_asd.tiny.captions import VIEWS, caption
 from threestudio_asd.tiny.dataset import COLOR_NAMES, OBJECT_NAMES, Scenes, build_scenes
-from threestudio_asd.tiny.evaluation import iou
 from threestudio_asd.tiny.frechet import fid
 from threestudio_asd.tiny.judge import load_judge
 from threestudio_asd.tiny.render import render
@@ -31,8 +30,10 @@ TURNS = 8  # azimuths at equal distances, the asked one among them
 NEARER = (0.8, 0.87, 0.94, 1.0, 1.07, 1.15, 1.25)
 DDIM_STEPS = 25
 BATCH = 48
-#: How far a pixel's colour is from the background's to be a thing, in [0, 1].
-_UNLIKE = 0.1
+#: Views of objects that are not round are sampled for this many scenes at most.
+TURNED_SCENES = 100
+#: How much farther, as a root mean square of pixels in [0, 1], counts as equally near.
+_EQUAL = 5e-4
 
 
 @torch.no_grad()
@@ -66,35 +67,35 @@ def sample_views(
     return teacher.decode(x_t).unflatten(0, (count, views))
 
 
-def silhouettes(images: Float[Tensor, "N 3 H W"]) -> Bool[Tensor, "N H W"]:
-    """What is unlike the background, of which the border's median tells."""
-    border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], -1)
-    background = border.median(dim=-1).values[..., None, None]
-    return (images - background).abs().amax(dim=1) > _UNLIKE
+def backgrounds(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3"]:
+    """The colour behind the object: the border's median."""
+    edges = (images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1])
+    return torch.cat(edges, dim=-1).median(dim=-1).values
 
 
+@torch.no_grad()
 def obeyed(
-    images: Float[Tensor, "N 3 64 64"], name: str, cameras: dict[str, Tensor]
+    images: Float[Tensor, "N 3 64 64"], name: str, color_name: str, cameras: dict[str, Tensor]
 ) -> Bool[Tensor, " N"]:
-    """Whether the true silhouette at the asked azimuth is as near to the sample's as those at the
-    seven others, of object ``name``, each at the distance where it is nearest; symmetric objects
-    have equal ones.
+    """Whether the true picture at the asked azimuth is as near to the sample as those at the seven
+    others, each at the distance where it is nearest. An object that a turn leaves as it is has
+    equal ones: a cube obeys up to 90 degrees. Silhouettes would not do: a house's from the front
+    and from the back differ in a pixel of its door.
 
     Args:
         cameras: ``azimuth``, ``elevation``, ``distance``, ``fovy`` (degrees) of each image.
     """
-    masks, found = silhouettes(images), []
-    grey = torch.full((len(images), 3), 0.5)
+    behind, found = backgrounds(images), []
     for turn in range(TURNS):
         azimuth = cameras["azimuth"] + turn * 360.0 / TURNS
-        overlap = []
+        errors = []
         for factor in NEARER:
             seen = {**cameras, "azimuth": azimuth, "distance": cameras["distance"] * factor}
-            _, coverage = render(name, "red", **seen, background=grey)
-            overlap.append(iou(masks, coverage[:, 0] > 0.5))
-        found.append(torch.stack(overlap).amax(dim=0))
+            true, _ = render(name, color_name, **seen, background=behind, supersample=1)
+            errors.append((true - images).square().mean(dim=(1, 2, 3)).sqrt())
+        found.append(torch.stack(errors).amin(dim=0))
     asked, *others = found
-    return asked >= torch.stack(others).amax(dim=0) - 1e-3
+    return asked <= torch.stack(others).amin(dim=0) + _EQUAL
 
 
 @torch.no_grad()
@@ -122,37 +123,45 @@ def _compared(
     }
 
 
+def _sampled(
+    teacher: StableDiffusionTeacher, scenes: Scenes
+) -> tuple[list[tuple[str, str]], list[str], Float[Tensor, "S V 3 64 64"]]:
+    """(Object, colour) of each scene, the prompts that say so, and what the teacher makes of them
+    from the scenes' cameras."""
+    labels = zip(scenes.objects.tolist(), scenes.colors.tolist(), strict=True)
+    wanted = [(OBJECT_NAMES[o], COLOR_NAMES[c]) for o, c in labels]
+    prompts = [caption(*pair, None, False) for pair in wanted]
+    step = BATCH // teacher.views_at_once
+    images = [
+        sample_views(teacher, prompts[i : i + step], scenes.c2w[i : i + step], seed=i)
+        for i in range(0, len(prompts), step)
+    ]
+    return wanted, prompts, torch.cat(images)
+
+
 def measure(
     teacher: StableDiffusionTeacher, alone: StableDiffusionTeacher, count: int = 256, seed: int = 5
 ) -> dict:
-    """Of ``count`` sampled scenes, as JSON: ``samples``, their views, and ``judge``, the share of
-    them that the judge names right; ``obeyed``, the share of the views of objects that are not
-    round that obey the camera, ``by_object`` and of how many ``views``; and :func:`_compared`.
+    """Of ``count`` sampled scenes, as JSON: ``samples``, their views, ``judge``, the share of them
+    that the judge names right, and :func:`_compared`. Of as many scenes of objects that are not
+    round, or ``TURNED_SCENES``: ``obeyed``, the share of the ``views`` that obey their camera, and
+    the same ``by_object``.
 
     Args:
         alone: The teacher of single views that ``teacher`` was made from.
     """
-    views = teacher.views_at_once
-    scenes = build_scenes(count, views, seed, training_pairs(), 0.0)
-    wanted = [
-        (OBJECT_NAMES[o], COLOR_NAMES[c])
-        for o, c in zip(scenes.objects.tolist(), scenes.colors.tolist(), strict=True)
-    ]
-    prompts = [caption(*pair, None, False) for pair in wanted]
-    step = BATCH // views
-    images = torch.cat(
-        [
-            sample_views(teacher, prompts[i : i + step], scenes.c2w[i : i + step], seed=i)
-            for i in range(0, count, step)
-        ]
-    )
+    views, pairs = teacher.views_at_once, training_pairs()
+    scenes = build_scenes(count, views, seed, pairs, 0.0)
+    wanted, prompts, images = _sampled(teacher, scenes)
     named = load_judge().name(images.flatten(0, 1))
     right = [n == wanted[i // views] for i, n in enumerate(named)]
+    turned = [pair for pair in pairs if pair[0] not in ROUND]
+    turned = build_scenes(min(count, TURNED_SCENES), views, seed + 1, turned, 0.0)
+    asked, _, seen = _sampled(teacher, turned)
     by_object: dict[str, list[bool]] = {}
-    for i, (name, _) in enumerate(wanted):
-        if name not in ROUND:
-            flags = obeyed(images[i], name, {k: v[i] for k, v in scenes.cameras.items()})
-            by_object.setdefault(name, []).extend(flags.tolist())
+    for i, pair in enumerate(asked):
+        flags = obeyed(seen[i], *pair, {k: v[i] for k, v in turned.cameras.items()})
+        by_object.setdefault(pair[0], []).extend(flags.tolist())
     every = [flag for flags in by_object.values() for flag in flags]
     return {
         "samples": len(named),

@@ -33,8 +33,9 @@ self-attention runs over. Words are those of tiny-shapes; words for views say no
 - {samples:,} views sampled in 25 DDIM steps at scale 4: the judge names {judge:.1%} right; the
   Frechet distance to true renders at the same cameras is {fid} (tiny-shapes, picture by picture:
   {fid_single}).
-- The true silhouette at the asked azimuth is at least as near to the sample's as those at the
-  seven others in {obeyed:.1%} of {count} views of objects that are not round ({by_object}).
+- The true picture at the asked azimuth is at least as near to the sample (root mean square) as
+  those at the seven others in {obeyed:.1%} of {count} views of objects that are not round
+  ({by_object}).
 
 ![Scale 4, azimuths 0, 90, 180, 270, elevation 20: one object a row](samples.png)
 """
