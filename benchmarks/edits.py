@@ -10,7 +10,8 @@ picture.
   original's, and PSNR against the true picture of the target;
 - the root mean square change of the background, the pixels a little off the original's silhouette;
 
-and of all results of a method KID to true renders of their targets, in the judge's features.
+and of all results of a method KID to true renders of their targets, in the judge's features (originals
+and targets as sets are much alike: it tells little).
 "unedited" is the original through the autoencoder: what no edit can be better than in IoU and in
 the change of the background. Intervals are 95 % of a bootstrap over the pairs. Records are kept in
 benchmarks/results/edits.json as they come; a second run goes on where the first was ended. Pictures
