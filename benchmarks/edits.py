@@ -10,8 +10,8 @@ picture.
   original's, and PSNR against the true picture of the target;
 - the root mean square change of the background, the pixels a little off the original's silhouette;
 
-and of all results of a method KID to true renders of their targets, in the judge's features (originals
-and targets as sets are much alike: it tells little).
+and of all results of a method KID to true renders of their targets, in the judge's features (it
+tells little: as sets, originals and targets are much alike).
 "unedited" is the original through the autoencoder: what no edit can be better than in IoU and in
 the change of the background. Intervals are 95 % of a bootstrap over the pairs. Records are kept in
 benchmarks/results/edits.json as they come; a second run goes on where the first was ended. Pictures
@@ -52,7 +52,7 @@ CHOSEN_WITH = [
     (("mug", "red"), ("mug", "blue")),
     (("chair", "yellow"), ("chair", "purple")),
 ]
-#: What served each method best there, of a dozen trials: small times keep the shape, and then steps
+#: What served DDS and ASD's pair best there, of a dozen trials: small times keep the shape, and then steps
 #: have to be large. All edit within the mask that the two prompts make.
 COMMON = [
     "system.mask=auto",
@@ -67,7 +67,7 @@ SETTINGS = {
         "system.optimizer.params.guidance.lr=0.003",
         "system.guidance.min_step_percent=0.15",
     ],
-    "sds": ["system.optimizer.params.particles.lr=30"],
+    "sds": ["system.optimizer.params.particles.lr=30"],  # never tuned: it makes speckle
     "unedited": ["trainer.max_steps=1", "system.optimizer.params.particles.lr=0"],
 }
 SEEN = 0.08  # a channel's difference from the background where something is seen
