@@ -52,8 +52,8 @@ CHOSEN_WITH = [
     (("mug", "red"), ("mug", "blue")),
     (("chair", "yellow"), ("chair", "purple")),
 ]
-#: What served DDS and ASD's pair best there, of a dozen trials: small times keep the shape, and then steps
-#: have to be large. All edit within the mask that the two prompts make.
+#: What served DDS and ASD's pair best there, of a dozen trials: small times keep the shape, and
+#: then steps have to be large. All edit within the mask that the two prompts make.
 COMMON = [
     "system.mask=auto",
     "trainer.max_steps=30",
