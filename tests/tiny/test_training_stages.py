@@ -56,6 +56,15 @@ def test_from_renders_to_a_published_edition(tmp_path, monkeypatch, capsys):
     assert trained["step"] == report["training"]["diffusion"]["steps"]
 
 
+def test_a_card_names_what_was_trained_on():
+    facts = {"steps": 2500, "batch": 8, "renders": 64, "lr": 5e-4, "seed": 1, "seconds": 120}
+    facts |= {"hardware": "CPU"}
+    alone = publish.training_line("multiview", facts)
+    assert alone.startswith("multiview 2,500 steps of 8 of 64 renders") and "from" not in alone
+    onwards = publish.training_line("multiview", {**facts, "start_from": "tiny-shapes-mv-0"})
+    assert "of 8 of 64 renders, from tiny-shapes-mv-0 on (learning" in onwards
+
+
 @pytest.mark.slow
 def test_from_scenes_to_a_teacher_of_several_views(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_views, "DDIM_STEPS", 2)

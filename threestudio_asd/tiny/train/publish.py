@@ -57,10 +57,11 @@ def sample_grid(pipe: StableDiffusionPipeline, seed: int = 0) -> Image.Image:
 
 
 def training_line(stage: str, facts: dict[str, Any]) -> str:
-    """A trained part, as the card says it."""
+    """A trained part, as the card says it; ``start_from``, where noted, is what was trained on."""
+    origin = f", from {facts['start_from']} on" if "start_from" in facts else ""
     return (
         f"{stage} {facts['steps']:,} steps of {facts['batch']} of {facts['renders']:,} renders"
-        f" (learning rate {facts['lr']:g}, seed {facts['seed']},"
+        f"{origin} (learning rate {facts['lr']:g}, seed {facts['seed']},"
         f" {facts['seconds'] / 60:.0f} min on {facts['hardware']})"
     )
 
