@@ -1,4 +1,4 @@
-"""benchmarks/one_step.py: a table that fills over days, from trainings that are not repeated."""
+"""benchmarks/one_step_table.py: a table that fills over days, from trainings that are not repeated."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ SMALL = ("--iterations", "1", "--samples", "3", "--truth", "4", "--no-references
 def benchmark(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     monkeypatch.chdir(tmp_path)
-    return importlib.import_module("one_step")
+    return importlib.import_module("one_step_table")
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def rows(path="results/table.md"):
     return {row[0]: row for row in split}
 
 
+@pytest.mark.slow
 def test_cells_are_trained_once_and_averaged_over_their_seeds(fill, benchmark, monkeypatch):
     fill("--only", "sid", "gan", "--seeds", "0")
     record = json.loads(Path("results/gan-1-0.json").read_text())

@@ -1,1 +1,1 @@
-"""The cells of benchmarks/one_step.py, and what is made of their records."""
+"""The cells of benchmarks/one_step_table.py, and what is made of their records."""

@@ -1,7 +1,7 @@
 """Which parts of a one-step method matter: a table of trainings in the embedded world.
 
-    python benchmarks/one_step.py [--only sida sid] [--seeds 0 1 2] [--iterations 400]
-    python benchmarks/one_step.py --report
+    python benchmarks/one_step_table.py [--only sida sid] [--seeds 0 1 2] [--iterations 400]
+    python benchmarks/one_step_table.py --report
 
 Every cell is a training (``CELLS``) of one seed. Its pictures of the captions of true renders are
 measured as the teacher's are, from the same noise. What has a record is left alone, and a training
