@@ -1,4 +1,4 @@
-"""benchmarks/one_step_table.py: a table that fills over days, from trainings that are not repeated."""
+"""benchmarks/one_step_table.py: it fills over days, from trainings that are not repeated."""
 
 import importlib
 import json
