@@ -151,6 +151,7 @@ def test_the_mean_answer_of_the_teacher(mixture):
     assert (found - x0).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_cds_ends_where_its_noise_is_cancelled(mixture, pushed):
     """At s = 1 a thing less its noise, as large as it was a little before the end, as the rate
     falls to 0; at s = 2 nothing holds the points."""
@@ -163,6 +164,7 @@ def test_cds_ends_where_its_noise_is_cancelled(mixture, pushed):
     assert pushed("cds")[2][:, 1].max() > 4.0
 
 
+@pytest.mark.slow
 def test_dsd_follows_its_own_noises_path(mixture, pushed):
     """To the side where DDIM from that noise ends, and near to its picture at the last t."""
     _, noise, ends = pushed("dsd")
